@@ -1,0 +1,122 @@
+"""How every verb starts and ends on the command line: `--help`, settings checked, outputs whole or absent, run tracked.
+
+    if __name__ == "__main__":
+        with command(Distill, __doc__, "task") as job:
+            distill(job.params.distill, job.task, ..., job.output, job.run)
+
+Outputs are written to a hidden folder beside their place and moved there when the verb has returned: a stage that
+is killed leaves nothing that a later stage would trust.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages import tracking
+from stages.settings import BadInput, Params, describe, load
+from stages.tasks import Task
+
+OUTPUTS = Path("outputs")
+STATE = Path(".makd")
+"""What outlives a killed stage (training checkpoints) and must not be mistaken for an output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One verb at work on one task (and recipe)."""
+
+    verb: str
+    params: Params
+    name: str
+    """The task's name; empty for a verb that works on all of them."""
+    recipe: str
+    output: Path
+    """Where to write; moved to `outputs/<verb>/<task>` at the end."""
+    run: tracking.Run
+
+    @property
+    def task(self) -> Task:
+        return self.params.task(self.name)
+
+    @property
+    def state(self) -> Path:
+        """Where this job may keep what it needs to resume after a kill."""
+        return STATE / "state" / Path(self.verb, self.name, self.recipe)
+
+    def of(self, verb: str, *parts: str) -> Path:
+        """Where another verb put what it made of this task."""
+        path = OUTPUTS / Path(verb, self.name, *parts)
+        if not path.exists():
+            raise BadInput(f"{path} does not exist; run `dvc repro` or `python -m stages.{verb} --task {self.name}` first")
+        return path
+
+
+def is_main() -> bool:
+    """False in the processes beside the first under `accelerate launch`."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextmanager
+def command(block: type, doc: str, *axes: str, verb: str = "") -> Iterator[Job]:
+    """Parses the command line, checks all of params.yaml, opens the tracked run and moves the outputs into place.
+
+    Args:
+        block: the verb's settings class, printed by `--help`; its lower-case name is the verb unless `verb` says other.
+        axes: `task`, or `task` and `recipe`: what the command line must name.
+    """
+    verb = verb or block.__name__.lower()
+    arguments = _parse(verb, block, doc, axes)
+    try:
+        params = load()
+        name, recipe = getattr(arguments, "task", ""), getattr(arguments, "recipe", "")
+        if name:
+            params.task(name)
+        if recipe and recipe not in params.recipes:
+            raise BadInput(f"--recipe {recipe}: the recipes are {', '.join(params.recipes)}")
+        final = OUTPUTS / Path(verb, name, recipe)
+        with _staged(final) as output, tracking.run(verb, name, recipe, params) as run:
+            yield Job(verb=verb, params=params, name=name, recipe=recipe, output=output, run=run)
+            for path in sorted(output.iterdir()):
+                if path.is_file():
+                    run.artifact(path)
+    except (BadInput, ValueError) as error:
+        if not isinstance(error, BadInput) and "names `" not in str(error):
+            raise
+        sys.exit(f"{verb}: {error}")
+
+
+@contextmanager
+def _staged(final: Path) -> Iterator[Path]:
+    """A folder to write into, whose entries are moved to `final` when all went well."""
+    partial = final.parent / f".{final.name}.partial"
+    if is_main():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    yield partial
+    if not is_main():
+        return
+    final.mkdir(parents=True, exist_ok=True)
+    for entry in partial.iterdir():
+        target = final / entry.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        entry.replace(target)
+    partial.rmdir()
+
+
+def _parse(verb: str, block: type, doc: str, axes: tuple[str, ...]) -> argparse.Namespace:
+    module = "serving.benchmark" if verb == "benchmark" else f"stages.{verb}"
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=doc,
+        epilog=f"settings: the block `{verb}` of params.yaml\n\n{describe(block)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for axis in axes:
+        parser.add_argument(f"--{axis}", required=True, help=f"which {axis}, as named in params.yaml")
+    return parser.parse_args()

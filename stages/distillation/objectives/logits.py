@@ -1,0 +1,51 @@
+"""What the model says: its output distribution."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from stages.distillation.objectives.base import Objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stages.distillation.capture import Batch, Captured
+
+
+class Hard(Objective):
+    """Cross-entropy with the labels; squared error where the task is a regression.
+
+    L = mean_b −log q_b[y_b]        or        L = mean_b (z_b − y_b)²
+    """
+
+    def __call__(self, student: Captured, teacher: Captured, batch: Batch) -> Tensor:
+        """Shapes: logits (batch, classes), labels (batch,)."""
+        logits = student.logits.float()
+        if logits.shape[-1] == 1:
+            return (logits.squeeze(-1) - batch.labels.float()).square().mean()
+        return -logits.log_softmax(-1).gather(-1, batch.labels.unsqueeze(-1)).mean()
+
+
+class KL(Objective):
+    """Divergence of the student's softened output q from the teacher's p.
+
+    L = T² · mean_b Σ_c p_c (log p_c − log q_c),    p = softmax(z_t / T), q = softmax(z_s / T)
+
+    A regression has one output z; read as the mean of a Gaussian of unit variance, KL(p‖q) = ½ (z_t − z_s)².
+
+    Source: Hinton et al. 2015, section 2 (the factor T² keeps the gradient's size independent of T).
+    """
+
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    """T: above 1 the small probabilities count more."""
+
+    def __call__(self, student: Captured, teacher: Captured, batch: Batch) -> Tensor:
+        """Shapes: logits (batch, classes)."""
+        from stages.distillation.distances import divergence
+
+        if student.logits.shape[-1] == 1:
+            return (teacher.logits.float() - student.logits.float()).square().mean() / 2
+        t = self.temperature
+        return t**2 * divergence(student.logits.float() / t, teacher.logits.float() / t).mean()

