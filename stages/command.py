@@ -79,7 +79,7 @@ def command(block: type, doc: str, *axes: str, verb: str = "") -> Iterator[Job]:
         if recipe and recipe not in params.recipes:
             raise BadInput(f"--recipe {recipe}: the recipes are {', '.join(params.recipes)}")
         final = OUTPUTS / Path(verb, name, recipe)
-        with _staged(final) as output, tracking.run(verb, name, recipe, params) as run:
+        with staged(final) as output, tracking.run(verb, name, recipe, params) as run:
             yield Job(verb=verb, params=params, name=name, recipe=recipe, output=output, run=run)
             for path in sorted(output.iterdir()):
                 if path.is_file():
@@ -91,7 +91,7 @@ def command(block: type, doc: str, *axes: str, verb: str = "") -> Iterator[Job]:
 
 
 @contextmanager
-def _staged(final: Path) -> Iterator[Path]:
+def staged(final: Path) -> Iterator[Path]:
     """A folder to write into, whose entries are moved to `final` when all went well."""
     partial = final.parent / f".{final.name}.partial"
     if is_main():

