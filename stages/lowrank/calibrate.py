@@ -1,0 +1,89 @@
+"""What calibration text says of each matrix: the second moment of its input, the Fisher information of its rows."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from stages.lowrank.decompose import Statistics
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def calibrate(
+    model: "PreTrainedModel", names: list[str], batches: Iterable[dict[str, Tensor]], *, fisher: bool
+) -> dict[str, Statistics]:
+    """Statistics of the named matrices over the batches; padding never counts.
+
+    Second moments are sums of x xᵀ over real tokens, divided by their number. Fisher information is that of the task's
+    loss, per example: g = Σ_tokens δ xᵀ, then Σ_j g_ij² averaged over examples. Source: FWSVD (Hsu et al. 2022), eq. 5,
+    with the empirical Fisher taken per example instead of per batch (ours: a batch's mean gradient hides what cancels).
+    """
+    gather = _Gather(fisher)
+    handles = [h for name in names for h in gather.watch(name, model.get_submodule(name))]
+    model.eval()
+    try:
+        for batch in batches:
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            gather.begin(batch["attention_mask"])
+            with torch.set_grad_enabled(fisher):
+                # the loss is a mean over examples: times their number gives each example its own gradient
+                loss = model(**batch).loss * len(batch["labels"])
+            if fisher:
+                loss.backward()
+                model.zero_grad(set_to_none=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return gather.statistics(names)
+
+
+class _Gather:
+    """Hooks that add up moments as batches flow through."""
+
+    def __init__(self, fisher: bool) -> None:
+        self.fisher = fisher
+        self.moments: dict[str, Tensor] = {}
+        self.rows: dict[str, Tensor] = {}
+        self.inputs: dict[str, Tensor] = {}
+        self.tokens = self.examples = 0
+        self.last: tuple[Tensor, Tensor] | None = None
+
+    def begin(self, mask: Tensor) -> None:
+        self.mask = mask.unsqueeze(-1)
+        self.tokens += int(mask.sum())
+        self.examples += len(mask)
+        self.last = None
+
+    def watch(self, name: str, module: nn.Module) -> list:
+        handles = [module.register_forward_hook(lambda m, args, out: self.forward(name, args[0].detach()))]
+        if self.fisher:
+            handles.append(module.register_full_backward_hook(lambda m, g_in, g_out: self.backward(name, g_out[0])))
+        return handles
+
+    def forward(self, name: str, x: Tensor) -> None:
+        if x.shape[:2] != self.mask.shape[:2]:
+            return  # a shared matrix applied to something other than tokens (DeBERTa's relative positions)
+        if self.fisher:
+            self.inputs[name] = x
+        if self.last is None or self.last[0] is not x and self.last[0].data_ptr() != x.data_ptr():
+            real = (x * self.mask).flatten(0, 1).float()
+            self.last = (x, (real.T @ real).double())  # Q, K and V see one input: compute it once
+        self.moments[name] = self.moments.get(name, 0) + self.last[1]
+
+    def backward(self, name: str, gradient: Tensor) -> None:
+        if gradient.shape[:2] != self.mask.shape[:2]:
+            return
+        g = torch.einsum("bto,bti->boi", (gradient * self.mask).float(), self.inputs[name].float())
+        self.rows[name] = self.rows.get(name, 0) + g.square().sum((0, 2)).double()
+
+    def statistics(self, names: list[str]) -> dict[str, Statistics]:
+        return {
+            name: Statistics(
+                inputs=self.moments[name] / self.tokens,
+                rows=self.rows[name] / self.examples if self.fisher else None,
+            )
+            for name in names
+        }

@@ -1,0 +1,96 @@
+"""Factors of a matrix: W ≈ A B in the norm that matters.
+
+Every decomposition is an SVD of L W R for some invertible L, R, undone afterwards; its singular values are the errors
+that cutting the rank would make in that norm. Computed in float64.
+
+| name | L | R | norm kept small | source |
+|---|---|---|---|---|
+| svd | I | I | ‖W − AB‖ | Eckart–Young; MaKD's start |
+| fisher | diag(√Σ_j E[g_ij²]) | I | rows weighted by the loss's gradients | FWSVD (Hsu et al. 2022), eq. 6 |
+| whitened | I | chol(E[x xᵀ]) | ‖X Wᵀ − X (AB)ᵀ‖, the output's error | DRONE (Chen et al. 2021), SVD-LLM (Wang et al. 2025) |
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """What calibration text says of one matrix W (out, in)."""
+
+    inputs: Tensor
+    """Second moment of the input, E[x xᵀ] over real tokens; (in, in), float64."""
+    rows: Tensor | None = None
+    """Fisher information of each row, Σ_j E[g_ij²]; (out,), float64. Only `fisher` needs it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decomposition:
+    """L W R = U diag(s) Vᵀ, from which factors of any rank are cut."""
+
+    left: Tensor | None
+    """Diagonal of L, (out,); None is the identity."""
+    u: Tensor
+    """(out, r) with r = min(out, in)."""
+    s: Tensor
+    """Singular values, falling; (r,)."""
+    v: Tensor
+    """Vᵀ R⁻¹, (r, in): already undone on the right."""
+
+    @property
+    def energy(self) -> Tensor:
+        """Squared singular values as shares of their sum: what each rank contributes, (r,)."""
+        return self.s.square() / self.s.square().sum().clamp_min(torch.finfo(torch.float64).tiny)
+
+    def factors(self, rank: int) -> tuple[Tensor, Tensor]:
+        """A (out, rank) and B (rank, in) in float32, singular values shared evenly between them."""
+        root = self.s[:rank].sqrt()
+        a = self.u[:, :rank] * root
+        if self.left is not None:
+            a = a / self.left[:, None]
+        return a.float(), (root[:, None] * self.v[:rank]).float()
+
+
+def decompose(weight: Tensor, method: str, statistics: Statistics) -> Decomposition:
+    """Decomposes W (out, in) by `svd`, `fisher` or `whitened`.
+
+    Raises:
+        ValueError: `fisher` without row statistics.
+    """
+    w = weight.detach().double()
+    left, scale = None, None
+    if method == "fisher":
+        if statistics.rows is None:
+            raise ValueError("fisher needs the Fisher information of the rows")
+        left = statistics.rows.sqrt()
+        left = left.clamp_min(left.max() * 1e-3 + torch.finfo(torch.float64).tiny)  # a dead row must stay solvable
+        w = left[:, None] * w
+    if method == "whitened":
+        scale = cholesky(statistics.inputs)
+        w = w @ scale
+    u, s, v = torch.linalg.svd(w, full_matrices=False)
+    if scale is not None:
+        v = torch.linalg.solve_triangular(scale, v, upper=False, left=False)
+    return Decomposition(left=left, u=u, s=s, v=v)
+
+
+def cholesky(moment: Tensor) -> Tensor:
+    """Lower factor L of C = L Lᵀ; a ridge grows from 1e-10 of the mean diagonal until C is positive definite."""
+    ridge = 0.0
+    mean = moment.diagonal().mean().clamp_min(torch.finfo(moment.dtype).tiny)
+    eye = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(moment + ridge * mean * eye)
+        if not failed:
+            return factor
+        ridge = max(ridge * 10, 1e-10)
+
+
+def output_error(weight: Tensor, factors: tuple[Tensor, Tensor], moment: Tensor) -> float:
+    """‖X Wᵀ − X (AB)ᵀ‖ / ‖X Wᵀ‖ on the calibration text; ‖X M‖² = tr(M C Mᵀ) needs only C = E[x xᵀ]."""
+    w = weight.detach().double()
+    missing = w - factors[0].double() @ factors[1].double()
+    energy = [((m @ moment) * m).sum().clamp_min(0) for m in (missing, w)]
+    return float((energy[0] / energy[1]).sqrt())
