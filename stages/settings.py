@@ -204,6 +204,17 @@ class Benchmark(Block):
     """Time spent on each cell (model x length x batch), in interleaved rounds."""
 
 
+class Compare(Block):
+    """Every score in; one table and the plots out."""
+
+    variant: Literal["fp32", "portable", "fp16", "int8"] = "fp32"
+    """Student graph whose latency is shown; the teacher's is always fp32."""
+    length: Literal["real"] | Count = "real"
+    """Length whose latency is shown, one of `benchmark.lengths`."""
+    batch_size: Count = 1
+    """Batch whose latency is shown, one of `benchmark.batch_sizes`."""
+
+
 class Promote(Block):
     """Gates between `challenger` and `champion`; all must hold for the alias to move."""
 
@@ -242,6 +253,7 @@ class Params(Block):
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     benchmark: Benchmark = Benchmark()
+    compare: Compare = Compare()
     promote: Promote = Promote()
     tracking: Tracking = Tracking()
 
