@@ -145,6 +145,9 @@ class Distill(Training):
             raise ValueError(f"stage_shares must sum to 1, not {sum(self.stage_shares):g}")
         if not self.objectives.active():
             raise ValueError("objectives has no term with a weight above 0; give `kl` or `hard` one")
+        levels = {term.level for term in self.objectives.active().values()}
+        if self.hierarchy == "stages" and not {"layer", "prediction"} <= levels:
+            raise ValueError("hierarchy `stages` needs a term of the layer level and one of the prediction level")
         return self
 
 

@@ -22,6 +22,8 @@ class Objective(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     level: ClassVar[Literal["prediction", "layer", "matrix"]] = "prediction"
+    compares: ClassVar[bool] = True
+    """False where the teacher is not looked at; with no other term it is not run."""
 
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Factor of this term in the sum; 0 leaves it out altogether."""

@@ -20,6 +20,8 @@ class Hard(Objective):
     L = mean_b −log q_b[y_b]        or        L = mean_b (z_b − y_b)²
     """
 
+    compares = False
+
     def __call__(self, student: Captured, teacher: Captured, batch: Batch) -> Tensor:
         """Shapes: logits (batch, classes), labels (batch,)."""
         logits = student.logits.float()

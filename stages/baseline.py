@@ -1,0 +1,68 @@
+"""The teacher in; a rival student of the same size, made another way, scored.
+
+A recipe says what it changes in the blocks `factorize` and `distill`; everything else is as in the main chain, so
+that rivals differ in what is being compared and in nothing else.
+
+    python -m stages.baseline --task sst2 --recipe lowrank_kd
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.command import command
+from stages.distill import distill
+from stages.evaluate import compared, measure
+from stages.factorize import factorize
+from stages.settings import Baseline, Distill, Evaluate, Factorize
+
+if TYPE_CHECKING:
+    from stages.tracking import Run
+
+
+def baseline(
+    student: Factorize,
+    training: Distill | None,
+    scoring: Evaluate,
+    *,
+    data: Path,
+    teacher: Path,
+    output: Path,
+    state: Path,
+    seed: int,
+    run: "Run",
+) -> dict:
+    """Writes `model/`, `metrics.json` and the files of the steps it is made of; returns the metrics."""
+    factorize(student, data=data, teacher=teacher, output=output, seed=seed, run=run)
+    seconds = 0.0
+    if training:
+        start = output / "start"
+        (output / "model").rename(start)
+        trained = distill(
+            training, data=data, teacher=teacher, student=start, output=output, state=state, seed=seed, run=run
+        )
+        seconds = trained["seconds"]
+        shutil.rmtree(start)
+    theirs, reference = measure(scoring, data=data, model=teacher, seed=seed, title="baseline: teacher")
+    row, logits = measure(scoring, data=data, model=output / "model", seed=seed, title="baseline: student")
+    metrics = {"student": row | compared(row, logits, theirs, reference), "seconds": seconds}
+    (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    run.metrics({k: v for k, v in metrics["student"].items() if isinstance(v, int | float)} | {"seconds": seconds})
+    return metrics
+
+
+if __name__ == "__main__":
+    with command(Baseline, __doc__, "task", "recipe") as job:
+        student, training = job.params.recipe(job.recipe)
+        baseline(
+            student,
+            training,
+            job.params.evaluate,
+            data=job.of("prepare", "data"),
+            teacher=job.of("finetune", "model"),
+            output=job.output,
+            state=job.state,
+            seed=job.params.seed,
+            run=job.run,
+        )

@@ -1,0 +1,118 @@
+"""Teacher and low-rank student in; the recovered student out (MaKD).
+
+Student and teacher read the same batches; the student learns to say what the teacher says (prediction), to look
+where it looks and pass on what it passes on (layer level), and to compute what its matrices compute (matrix level).
+
+    python -m stages.distill --task sst2
+    accelerate launch -m stages.distill --task sst2        # several GPUs or machines
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.command import command
+from stages.settings import BadInput, Distill
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from stages.tracking import Run
+
+
+def distill(
+    settings: Distill, *, data: Path, teacher: Path, student: Path, output: Path, state: Path, seed: int, run: "Run"
+) -> dict[str, float]:
+    """Writes `model/`, `history.csv`, `terms.png` and `metrics.json`; returns the metrics (points, seconds).
+
+    Raises:
+        BadInput: an objective names a layer that the models do not have.
+    """
+    from transformers import AutoTokenizer, set_seed
+
+    from stages.distillation.trainer import DistillationTrainer
+    from stages.models.base import load
+    from stages.tasks.splits import read_split, read_task
+    from stages.training import fingerprint, train
+
+    task, tokenizer = read_task(data), AutoTokenizer.from_pretrained(data / "tokenizer")
+    set_seed(seed)
+    model = _dropout(load(student), settings.dropout)
+    _check_layers(settings, model)
+    trainer, metrics = train(
+        DistillationTrainer,
+        model,
+        settings,
+        task=task,
+        train=read_split(data, "train"),
+        validation=read_split(data, "validation"),
+        tokenizer=tokenizer,
+        state=state,
+        key=fingerprint(settings.model_dump(), seed, data, teacher, student),
+        seed=seed,
+        run=run,
+        history=output / "history.csv",
+        teacher=load(teacher),
+        distill=settings,
+    )
+    trainer.save_model(output / "model")
+    if trainer.is_world_process_zero():
+        (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        _plot(output / "history.csv", output / "terms.png")
+    return metrics
+
+
+def _dropout(model: "nn.Module", probability: float) -> "nn.Module":
+    from torch import nn
+
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+    return model
+
+
+def _check_layers(settings: Distill, model: "nn.Module") -> None:
+    from stages.models.anatomy import Parts
+
+    depth = Parts(model).depth
+    for name, term in settings.objectives.active().items():
+        try:
+            term.aspects(depth)
+        except ValueError as error:
+            raise BadInput(f"distill.objectives.{name}: {error}") from None
+
+
+def _plot(history: Path, path: Path) -> None:
+    """Every term of the loss over the steps, and the validation scores."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    table = pd.read_csv(history)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for axis, prefix in ((left, "loss/"), (right, "validation/")):
+        for name in [c for c in table if c.startswith(prefix) and not c.endswith("loss")]:
+            points = table[["step", name]].dropna()
+            axis.plot(points["step"], points[name], label=name.removeprefix(prefix), marker="." * (axis is right))
+        axis.set_xlabel("step")
+        axis.legend()
+    left.set(title="terms of the loss (unweighted)", yscale="log")
+    right.set(title="validation score, points")
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    with command(Distill, __doc__, "task") as job:
+        distill(
+            job.params.distill,
+            data=job.of("prepare", "data"),
+            teacher=job.of("finetune", "model"),
+            student=job.of("factorize", "model"),
+            output=job.output,
+            state=job.state,
+            seed=job.params.seed,
+            run=job.run,
+        )

@@ -1,0 +1,27 @@
+"""How large a model is: parameters, multiplications, bytes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.models.anatomy import Parts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def sizes(model: "PreTrainedModel", folder: Path, length: float) -> dict[str, float]:
+    """Parameters (all; in the layers), bytes of the weights on disk, and multiply-accumulates per token.
+
+    The last counts the matrices of the layers and attention's two products at the given mean length; embeddings are
+    look-ups, and the head runs once a sentence.
+    """
+    from torch import nn
+
+    parts = Parts(model)
+    matrices = [m.weight for layer in parts.layers for m in layer.modules() if isinstance(m, nn.Linear)]
+    return {
+        "parameters": model.num_parameters(),
+        "layer_parameters": parts.layer_parameters(),
+        "macs_per_token": int(sum(w.numel() for w in matrices) + 2 * parts.depth * parts.config.hidden_size * length),
+        "bytes": sum(f.stat().st_size for f in folder.glob("*.safetensors")),
+    }

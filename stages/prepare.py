@@ -1,0 +1,183 @@
+"""A task in; tokenized, frozen splits out.
+
+Reads the task's examples from data.source, checks every row, tokenizes with the base model's tokenizer and freezes
+the result: the stages after this one read nothing else. The same settings give the same bytes.
+
+    python -m stages.prepare --task sst2
+
+    in   data.source: bundled (the task `sentiment`), hub (nyu-mll/glue), or a folder
+    out  outputs/prepare/<task>/data/   train/, validation/ (datasets), task.json, tokenizer/
+         outputs/prepare/<task>/        metrics.json (counts, lengths, fingerprint), lengths.png
+
+A task of your own is a folder of CSV, TSV, JSONL or Parquet files with named columns, say
+reviews/train.csv and reviews/validation.csv under mydata, and a few lines of params.yaml:
+
+    tasks: [reviews]
+    data:
+      source: mydata
+      custom:
+        reviews:
+          text: [title, body]        # one column, or two for a pair
+          label: stars
+          labels: [bad, fair, good]  # in the order of their ids; the column holds names or ids
+          metrics: [accuracy]        # the first is the score: accuracy, f1, matthews
+        price:
+          kind: regression           # a number instead of labels
+          text: [body]
+          label: price
+          metrics: [pearson, spearman]
+
+Without a validation file, prepare.validation_share of train is held out, each class in the same share.
+TSV is read without quoting, CSV with it.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.command import command
+from stages.models.base import load_tokenizer, locate
+from stages.settings import BadInput, Base, Data, Prepare
+from stages.tasks import Task, sources
+from stages.tasks.splits import fingerprint
+from stages.tracking import Run
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+Splits = dict[str, "Dataset"]
+
+
+def prepare(
+    *, name: str, task: Task, data: Data, base: Base, settings: Prepare, seed: int, output: Path, run: Run
+) -> dict[str, Any]:
+    """Freezes a task's tokenized splits in `output` and returns their statistics.
+
+    Raises:
+        BadInput: the source cannot work, or `max_length` is more than the base model can read.
+    """
+    tokenizer = load_tokenizer(base)
+    _check_length(base, tokenizer, settings.max_length)
+    splits = sources.load(data, name, task, settings.validation_share, seed)
+    splits["train"] = _draw(splits["train"], settings.train_examples, seed)
+    content = fingerprint(splits)
+    splits = {
+        split: _tokenize(rows, tokenizer, settings, f"{content}{split}") for split, rows in splits.items()
+    }
+    _save(splits, task, tokenizer, output / "data")
+
+    metrics: dict[str, Any] = {"fingerprint": content}
+    metrics |= {split: _statistics(rows, task, tokenizer, settings) for split, rows in splits.items()}
+    (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf8")
+    _plot(splits, name, settings.max_length, output / "lengths.png")
+    run.dataset(f"{name} ({data.source})", content, sum(map(len, splits.values())))
+    run.metrics({f"{s}/{k}": v for s in splits for k, v in metrics[s].items() if not isinstance(v, dict)})
+    return metrics
+
+
+def _check_length(base: Base, tokenizer: "PreTrainedTokenizerBase", wanted: int) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(locate(base), revision=base.revision)
+    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    if "roberta" in config.model_type:  # its positions start behind the padding id
+        positions -= config.pad_token_id + 1
+    longest = min(positions, tokenizer.model_max_length)
+    if wanted > longest:
+        raise BadInput(
+            f"prepare.max_length {wanted} is more than {base.model} can read; set it to {longest} or less"
+        )
+
+
+def _draw(rows: "Dataset", wanted: int | None, seed: int) -> "Dataset":
+    if wanted is None or wanted >= len(rows):
+        return rows
+    return rows.shuffle(seed=seed, keep_in_memory=True).select(range(wanted), keep_in_memory=True)
+
+
+def _tokenize(
+    rows: "Dataset", tokenizer: "PreTrainedTokenizerBase", settings: Prepare, identity: str
+) -> "Dataset":
+    texts = [column for column in ("text", "text_pair") if column in rows.column_names]
+
+    def tokens(*batch: list[str]) -> dict[str, list[Any]]:
+        encoded = tokenizer(*batch, truncation="longest_first", max_length=settings.max_length, padding=False)
+        return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
+
+    return rows.map(
+        tokens,
+        input_columns=texts,
+        batched=True,
+        num_proc=settings.workers if settings.workers > 1 else None,
+        new_fingerprint=identity,  # the content's own name: the library's changes from run to run
+        desc="tokenizing",
+    )
+
+
+def _save(splits: Splits, task: Task, tokenizer: "PreTrainedTokenizerBase", place: Path) -> None:
+    for split, rows in splits.items():
+        rows.save_to_disk(str(place / split))
+    (place / "task.json").write_text(task.model_dump_json(), encoding="utf8")
+    # the base model's file may pad every text to a fixed length, and calls above leave their truncation in it
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.save_pretrained(str(place / "tokenizer"))
+
+
+def _statistics(
+    rows: "Dataset", task: Task, tokenizer: "PreTrainedTokenizerBase", settings: Prepare
+) -> dict[str, Any]:
+    import numpy as np
+
+    lengths = np.array(rows["length"])
+    full = rows.select(np.flatnonzero(lengths == settings.max_length))
+    texts = [full[column][:] for column in ("text", "text_pair") if column in full.column_names]
+    whole = tokenizer(*texts, verbose=False)["input_ids"] if len(full) else []
+    p50, p95 = np.percentile(lengths, [50, 95])
+    return {
+        "examples": len(rows),
+        **_labels(rows, task),
+        "length_mean": round(float(lengths.mean()), 3),
+        "length_p50": float(p50),
+        "length_p95": float(p95),
+        "length_max": int(lengths.max()),
+        "truncated": round(sum(len(ids) > settings.max_length for ids in whole) / len(rows), 6),
+    }
+
+
+def _labels(rows: "Dataset", task: Task) -> dict[str, Any]:
+    """Examples per class; of values, the range."""
+    labels = rows["labels"][:]
+    if task.kind == "regression":
+        return {"value_min": min(labels), "value_max": max(labels)}
+    counts = Counter(labels)
+    return {"labels": {label: counts[i] for i, label in enumerate(task.labels)}}
+
+
+def _plot(splits: Splits, name: str, max_length: int, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    longest = max(max(rows["length"]) for rows in splits.values())
+    for split, rows in splits.items():
+        axes.hist(rows["length"], bins=min(longest, 60), range=(0, longest + 1), density=True, alpha=0.6, label=split)
+    axes.set(title=f"{name}: tokens per example (cut at {max_length})", xlabel="tokens", ylabel="share")
+    axes.legend()
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    with command(Prepare, __doc__, "task") as job:
+        prepare(
+            name=job.name,
+            task=job.task,
+            data=job.params.data,
+            base=job.params.base,
+            settings=job.params.prepare,
+            seed=job.params.seed,
+            output=job.output,
+            run=job.run,
+        )

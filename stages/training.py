@@ -1,0 +1,230 @@
+"""What every training verb shares around Transformers' Trainer: arguments, data order, resuming, history.
+
+The order of the data depends on the seed and the epoch alone: not on where a run was resumed, nor on how many
+processes share the batches.
+"""
+
+import csv
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import Sampler
+from transformers import (
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from stages.command import is_main
+from stages.settings import Training
+from stages.tasks import Task
+from stages.tasks.metrics import scores
+from stages.tracking import Run
+
+DONE = "complete"
+"""Marks a checkpoint that was written to its end; one without it is never resumed from."""
+
+
+def train(
+    kind: type[Trainer],
+    model: PreTrainedModel,
+    settings: Training,
+    *,
+    task: Task,
+    train: Dataset,
+    validation: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    state: Path,
+    key: str,
+    seed: int,
+    run: Run,
+    history: Path,
+    **options: Any,
+) -> tuple[Trainer, dict[str, float]]:
+    """Trains with `kind` of Trainer, from the last complete checkpoint if there is one, and keeps the best model.
+
+    Args:
+        state: folder for checkpoints; those of other settings or inputs (another `key`) are removed.
+        key: fingerprint of all that decides the result.
+        history: CSV file to write: one row per logged step.
+        options: further arguments of `kind`.
+
+    Returns:
+        The trainer, its model the best one, and that model's validation scores in points with the training seconds.
+    """
+    place = state / key
+    if is_main() and state.exists():
+        for other in set(state.iterdir()) - {place}:
+            shutil.rmtree(other)
+    log = History(run)
+    trainer = kind(
+        model=model,
+        args=_arguments(settings, task, len(train), place, seed),
+        train_dataset=train,
+        eval_dataset=validation,
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=lambda p: scores(task, np.asarray(p.predictions), np.asarray(p.label_ids)),
+        callbacks=[_Mark(), log, *([EarlyStoppingCallback(settings.patience)] if settings.patience else [])],
+        **options,
+    )
+    trainer.train(resume_from_checkpoint=_last(place))
+    rows = trainer.state.log_history
+    seconds = sum(row.get("train_runtime", 0) for row in rows)
+    best = max((r for r in rows if _score(task) in r), key=lambda r: r[_score(task)])
+    if trainer.is_world_process_zero():
+        write_history(rows, history)
+    return trainer, {n.removeprefix("eval_"): best[n] for n in (f"eval_{m}" for m in task.metrics)} | {
+        "best_step": best["step"],
+        "seconds": seconds,
+    }
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of settings and of the content of files and folders."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            for file in sorted(p for p in [part, *part.rglob("*")] if p.is_file()):
+                digest.update(str(file.relative_to(part)).encode() + hashlib.sha256(file.read_bytes()).digest())
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+class OrderedTrainer(Trainer):
+    """Trainer whose data order is a function of seed and epoch."""
+
+    loss_is_scaled_for_ga = False
+    """Losses here are means over a batch's examples; accumulation divides them by the number of batches."""
+
+    def __init__(self, *args: Any, grouped: bool, **kwargs: Any) -> None:
+        self.grouped = grouped
+        super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+        rows = train_dataset if train_dataset is not None else self.train_dataset
+        together = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthGrouped(rows["length"], together, self.args.seed, self.grouped)
+
+
+class LengthGrouped(Sampler[int]):
+    """A fresh permutation each epoch, in which those of similar lengths stand together (or not, as asked)."""
+
+    def __init__(self, lengths: list[int], together: int, seed: int, grouped: bool) -> None:
+        self.lengths, self.together, self.seed, self.grouped = list(lengths), together, seed, grouped
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        if not self.grouped:
+            return iter(torch.randperm(len(self.lengths), generator=generator).tolist())
+        return iter(get_length_grouped_indices(self.lengths, self.together, generator=generator))
+
+
+class History(TrainerCallback):
+    """Sends every logged point to the tracked run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_log(self, args, state, control, logs: dict | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            numbers = {_name(k): v for k, v in (logs or {}).items() if isinstance(v, int | float)}
+            self.run.metrics(numbers, step=state.global_step)
+
+
+def write_history(rows: list[dict], path: Path) -> None:
+    """The Trainer's log as a table: step, loss, its terms, the validation scores; empty cells where not taken."""
+    rows = [{_name(k): v for k, v in row.items()} for row in rows if "train_runtime" not in row]
+    # seconds differ from run to run; the table must not
+    hidden = ("runtime", "per_second")
+    columns = list(dict.fromkeys(k for row in rows for k in row if not k.endswith(hidden)))
+    columns = ["step", *(c for c in columns if c != "step")]
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)
+
+
+class _Mark(TrainerCallback):
+    def on_save(self, args, state, control, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / DONE).touch()
+
+
+def _last(place: Path) -> str | None:
+    """The newest complete checkpoint; half-written ones are removed."""
+    found = sorted(place.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1])) if place.exists() else []
+    for partial in [p for p in found if not (p / DONE).exists()]:
+        shutil.rmtree(partial)
+    whole = [p for p in found if p.exists()]
+    return str(whole[-1]) if whole else None
+
+
+def _arguments(settings: Training, task: Task, examples: int, place: Path, seed: int) -> TrainingArguments:
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    per_epoch = max(1, -(-examples // (settings.batch_size * settings.gradient_accumulation * world)))
+    # never later than the last step, so that there is always a best model
+    every = max(1, min(per_epoch // settings.evaluations_per_epoch, math.ceil(settings.epochs * per_epoch)))
+    cuda = torch.cuda.is_available()
+    bf16 = settings.precision == "bfloat16" or (settings.precision == "auto" and cuda and torch.cuda.is_bf16_supported())
+    return TrainingArguments(
+        output_dir=str(place),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=2 * settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_gradient_norm,
+        lr_scheduler_type="linear",
+        optim="adamw_torch_fused",
+        bf16=bf16,
+        seed=seed,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=every,
+        save_steps=every,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model=_score(task),
+        greater_is_better=True,
+        logging_steps=settings.log_every,
+        logging_first_step=True,
+        dataloader_pin_memory=cuda,
+        dataloader_num_workers=2 if cuda else 0,
+        report_to=[],
+        ddp_find_unused_parameters=False,
+    )
+
+
+def _score(task: Task) -> str:
+    return f"eval_{task.metrics[0]}"
+
+
+def _name(key: str) -> str:
+    return key.replace("eval_", "validation/")
