@@ -1,0 +1,47 @@
+"""The tokenized splits that `prepare` froze: how the stages after it read them, and how their content is named."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.settings import BadInput
+from stages.tasks import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SPLITS = ("train", "validation")
+
+
+def read_split(data: Path, split: str) -> "Dataset":
+    """One split, in memory (a later `map` then leaves no cache files in the folder that DVC watches).
+
+    Columns: text, text_pair (pairs only), labels (int64 class ids, or float32 values), input_ids, attention_mask,
+    token_type_ids (where the tokenizer has them), length (tokens).
+
+    Raises:
+        BadInput: the folder does not hold that split.
+    """
+    from datasets import Dataset
+
+    if not (data / split).is_dir():
+        raise BadInput(f"{data / split} does not exist; run `python -m stages.prepare` first")
+    return Dataset.load_from_disk(str(data / split), keep_in_memory=True)
+
+
+def read_task(data: Path) -> Task:
+    """The task that the splits were prepared for."""
+    return Task.model_validate_json((data / "task.json").read_text(encoding="utf8"))
+
+
+def fingerprint(splits: Mapping[str, "Dataset"]) -> str:
+    """Name of the content: 16 hex digits of a SHA-256 over texts and labels, the same in every run and machine."""
+    digest = hashlib.sha256()
+    for name in sorted(splits):
+        columns = [c for c in ("text", "text_pair", "labels") if c in splits[name].column_names]
+        digest.update(f"{name} {columns}\n".encode())
+        for row in zip(*(splits[name][c] for c in columns), strict=True):
+            digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()[:16]
