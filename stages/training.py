@@ -117,9 +117,8 @@ class OrderedTrainer(Trainer):
         super().__init__(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
-        rows = train_dataset if train_dataset is not None else self.train_dataset
         together = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGrouped(rows["length"], together, self.args.seed, self.grouped)
+        return LengthGrouped(self.train_dataset["length"], together, self.args.seed, self.grouped)
 
 
 class LengthGrouped(Sampler[int]):

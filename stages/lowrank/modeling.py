@@ -127,12 +127,14 @@ def assemble(base: PreTrainedModel, factors: dict[str, tuple[Tensor, Tensor]], a
         factors: module name in `base` -> (A, B) with shapes (out, r) and (r, in).
         auto_class: name of the Auto class that makes the base architecture.
     """
-    ranks = {f"base.{name}": b.shape[0] for name, (_, b) in factors.items()}
+    ranks = {f"base.{name}": len(b) for name, (_, b) in factors.items()}
     described = {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"}
     model = LowRankModel(LowRankConfig(described, ranks, auto_class))
     weights = {f"base.{name}": value for name, value in base.state_dict().items()}
     for name, (a, b) in factors.items():
-        weights[f"base.{name}.A.weight"], weights[f"base.{name}.B.weight"] = a, b
+        if isinstance(base.get_submodule(name), nn.Embedding):
+            b = b.T  # an embedding's second factor is applied as a linear map, whose weight is (out, in)
+        weights[f"base.{name}.A.weight"], weights[f"base.{name}.B.weight"] = a, b.contiguous()
         if (bias := weights.pop(f"base.{name}.bias", None)) is not None:
             weights[f"base.{name}.A.bias"] = bias
         del weights[f"base.{name}.weight"]

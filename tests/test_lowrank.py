@@ -1,0 +1,217 @@
+"""Decompositions against closed forms, ranks against the budget, low-rank models against their teachers."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from stages.lowrank.calibrate import calibrate
+from stages.lowrank.decompose import Statistics, cholesky, decompose, output_error
+from stages.lowrank.modeling import LowRankModel, assemble
+from stages.lowrank.ranks import Matrix, allocate
+from stages.models.anatomy import FAMILIES, Parts
+from stages.models.base import load
+from stages.settings import BadInput
+
+CLASSIFIER = "AutoModelForSequenceClassification"
+
+
+def tiny(family: str, **changes):
+    """A random classifier of a family, two layers, width 16."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    common = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    if family == "distilbert":
+        common = {"vocab_size": 50, "dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 4}
+    if family == "electra":
+        common["embedding_size"] = 16
+    if family == "deberta-v2":
+        common |= {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8}
+    if family != "distilbert":
+        common["intermediate_size"] = 32
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **common | changes)
+    return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+def statistics(inputs: int, outputs: int, seed: int = 0) -> tuple[np.ndarray, Statistics]:
+    draw = np.random.default_rng(seed)
+    x = draw.normal(size=(500, inputs)) * draw.uniform(0.01, 3, inputs)
+    rows = draw.uniform(0.1, 2, outputs)
+    return x, Statistics(inputs=torch.tensor(x.T @ x / len(x)), rows=torch.tensor(rows))
+
+
+@pytest.mark.parametrize("shape", [(7, 12), (12, 7), (9, 9)])
+@pytest.mark.parametrize("method", ["svd", "fisher", "whitened"])
+def test_factors_are_the_optimum_of_their_norm(method, shape):
+    """The weighted error equals what scipy's singular values say is the least possible."""
+    outputs, inputs = shape
+    x, stats = statistics(inputs, outputs)
+    w = np.random.default_rng(1).normal(size=shape)
+    left = np.diag(np.sqrt(stats.rows.numpy())) if method == "fisher" else np.eye(outputs)
+    right = x.T / np.sqrt(len(x)) if method == "whitened" else np.eye(inputs)
+    found = decompose(torch.tensor(w), method, stats)
+    least = scipy.linalg.svdvals(left @ w @ right)
+    for rank in (1, 3, min(shape)):
+        a, b = (f.double().numpy() for f in found.factors(rank))
+        error = np.linalg.norm(left @ (w - a @ b) @ right)
+        assert error == pytest.approx(np.sqrt((least[rank:] ** 2).sum()), rel=1e-4, abs=1e-5)
+
+
+def test_whitened_output_error_is_measured_on_real_inputs():
+    x, stats = statistics(12, 7)
+    w = torch.randn(7, 12, dtype=torch.float64)
+    a, b = decompose(w, "whitened", stats).factors(3)
+    dense, thin = x @ w.numpy().T, x @ (a.double() @ b.double()).numpy().T
+    assert output_error(w, (a, b), stats.inputs) == pytest.approx(
+        np.linalg.norm(dense - thin) / np.linalg.norm(dense), rel=1e-6
+    )
+
+
+def test_cholesky_adds_a_ridge_only_where_it_must():
+    _, stats = statistics(12, 7)
+    assert torch.equal(cholesky(stats.inputs), torch.linalg.cholesky(stats.inputs))
+    singular = torch.zeros(4, 4, dtype=torch.float64)
+    singular[0, 0] = 2.0
+    factor = cholesky(singular)
+    assert torch.allclose(factor @ factor.T, singular, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["ratio", "uniform", "global"])
+@pytest.mark.parametrize("budget", [0.1, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize("block", [1, 8])
+def test_budget_is_met_within_one_percent_from_below(rule, budget, block):
+    draw = np.random.default_rng(0)
+    shapes = [(384, 384)] * 4 + [(1536, 384), (384, 1536)]
+    matrices = []
+    for i, (outputs, inputs) in enumerate(shapes * 6):
+        energy = np.sort(draw.exponential(size=384) * np.exp(-np.arange(384) / draw.uniform(20, 200)))[::-1]
+        matrices.append(Matrix(name=str(i), outputs=outputs, inputs=inputs, energy=list(energy / energy.sum())))
+    whole = int(budget * sum(m.dense for m in matrices))
+    ranks = allocate(matrices, whole, rule, block)
+    spent = sum(m.size(ranks[m.name]) for m in matrices)
+    assert 0.99 * whole <= spent <= whole
+    assert all(r is None or m.size(r) < m.dense for m, r in zip(matrices, ranks.values(), strict=True))
+    if rule == "uniform":
+        thin = [r for r in ranks.values() if r]
+        assert max(thin) - min(thin) <= block or None in ranks.values()
+
+
+def test_global_is_the_greedy_choice():
+    """Against an exhaustive search over all ranks of two small matrices of equal shape."""
+    energies = [[0.5, 0.3, 0.15, 0.05], [0.9, 0.08, 0.015, 0.005]]
+    matrices = [Matrix(name=str(i), outputs=4, inputs=100, energy=e) for i, e in enumerate(energies)]
+    budget = 4 * 104
+    ranks = allocate(matrices, budget, "global", 1)
+    best = max(
+        ((i, j) for i in range(1, 4) for j in range(1, 4) if (i + j) * 104 <= budget),
+        key=lambda r: sum(energies[0][: r[0]]) + sum(energies[1][: r[1]]),
+    )
+    assert tuple(ranks.values()) == best
+
+
+def test_budget_too_small_or_blocks_too_coarse_are_refused():
+    matrix = Matrix(name="m", outputs=64, inputs=64, energy=[1 / 64] * 64)
+    with pytest.raises(BadInput, match=r"factorize.budget leaves 100 .* factorize.multiple_of"):
+        allocate([matrix], 100, "global", 8)
+    with pytest.raises(BadInput, match=r"factorize.multiple_of 8 is too coarse"):
+        allocate([matrix], 8 * 128 + 900, "global", 8)
+
+
+def test_statistics_equal_a_loop_over_single_examples():
+    """Second moments and Fisher rows of a padded batch against one backward pass per unpadded example."""
+    model = tiny("bert", hidden_dropout_prob=0.0)
+    name = Parts(model).matrix_names()[4]
+    ids, mask = torch.randint(5, 50, (3, 6)), torch.ones(3, 6, dtype=torch.long)
+    mask[1, 4:], mask[2, 2:] = 0, 0
+    labels = torch.tensor([0, 1, 1])
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    found = calibrate(model, [name], [batch], fisher=True)[name]
+
+    weight, moments, fisher = model.get_submodule(name).weight, 0, 0
+    for row, keep, label in zip(ids, mask.bool(), labels, strict=True):
+        seen = []
+        handle = model.get_submodule(name).register_forward_hook(lambda m, i, o, seen=seen: seen.append(i[0][0]))
+        model.zero_grad()
+        model(input_ids=row[keep][None], labels=label[None]).loss.backward()
+        handle.remove()
+        moments = moments + seen[0].double().T @ seen[0].double()
+        fisher = fisher + weight.grad.double().square().sum(1)
+    assert torch.allclose(found.inputs, moments / mask.sum(), rtol=1e-4, atol=1e-6)
+    assert torch.allclose(found.rows, fisher / 3, rtol=1e-3, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"xlm-roberta"}))
+def test_full_rank_reproduces_the_teacher(family, tmp_path):
+    """… and survives the round trip through a folder."""
+    teacher = tiny(family)
+    parts = Parts(teacher)
+    assert len(parts.matrix_names()) == 12
+    moment = {name: torch.eye(teacher.get_submodule(name).in_features) for name in parts.matrix_names()}
+    factors = {
+        name: decompose(teacher.get_submodule(name).weight, "whitened", Statistics(inputs=m.double())).factors(99)
+        for name, m in moment.items()
+    }
+    student = assemble(teacher, factors, CLASSIFIER)
+    inputs = {"input_ids": torch.randint(5, 50, (2, 7)), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
+    inputs["attention_mask"][1, 4:] = 0
+    assert torch.allclose(student(**inputs).logits, teacher(**inputs).logits, atol=1e-5)
+    student.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert isinstance(again, LowRankModel)
+    assert torch.equal(again(**inputs).logits, student(**inputs).logits)
+    assert Parts(again).layer_parameters() == Parts(student).layer_parameters()
+
+
+def test_embedding_factors_reproduce_the_lookup():
+    teacher = tiny("bert")
+    words = Parts(teacher).words.weight
+    words.data = torch.randn(50, 12) @ torch.randn(12, 16)  # exactly of rank 12
+    factors = decompose(words, "svd", Statistics(inputs=torch.eye(16).double())).factors(12)
+    student = assemble(teacher, {Parts(teacher).words_at: factors}, CLASSIFIER)
+    ids = torch.randint(5, 50, (2, 7))
+    assert torch.allclose(student(ids).logits, teacher(ids).logits, atol=1e-5)
+
+
+def test_an_unknown_family_says_how_to_add_a_row():
+    with pytest.raises(BadInput, match=r"`albert`.*FAMILIES.*anatomy.py"):
+        Parts(tiny("albert", embedding_size=16))
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
+    teacher = tiny("bert")
+    name = Parts(teacher).matrix_names()[0]
+    factors = decompose(
+        teacher.get_submodule(name).weight, "svd", Statistics(inputs=torch.eye(16).double())
+    ).factors(4)
+    student = assemble(teacher, {name: factors}, CLASSIFIER)
+    student.config.ranks = {}
+    student.save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="does not hold the model"):
+        load(tmp_path)
+
+
+def test_a_stranger_loads_it_with_the_code_beside_the_weights(tmp_path):
+    """In a process that cannot see this project: with its code trusted it loads right; without, it is refused."""
+    import subprocess
+    import sys
+
+    teacher = tiny("bert")
+    name = Parts(teacher).matrix_names()[0]
+    factors = decompose(
+        teacher.get_submodule(name).weight, "svd", Statistics(inputs=torch.eye(16).double())
+    ).factors(4)
+    student = assemble(teacher, {name: factors}, CLASSIFIER)
+    student.save_pretrained(tmp_path / "model")
+    expected = student(torch.arange(5, 12)[None]).logits[0, 0].item()
+    program = (
+        "import sys, torch; from transformers import AutoModelForSequenceClassification as M; "
+        "m = M.from_pretrained('model', trust_remote_code=sys.argv[1] == 'yes'); assert 'stages' not in sys.modules; "
+        "print('%.9f' % m(torch.arange(5, 12)[None]).logits[0, 0].item())"
+    )
+    command = [sys.executable, "-I", "-c", program]
+    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    trusted = subprocess.run([*command, "yes"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert float(trusted.stdout) == pytest.approx(expected, abs=1e-6), trusted.stderr
+    refused = subprocess.run([*command, "no"], cwd=tmp_path, env=environment, capture_output=True, text=True, input="")
+    assert refused.returncode != 0
