@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BERT (2 layers x 32, vocabulary of a few hundred) with its tokenizer, as a folder in hub layout."""
+    """A random BERT (2 layers x 32) with its tokenizer, as a folder in hub layout."""
     import torch
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertConfig, BertModel, BertTokenizer
@@ -38,7 +38,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder source with one task, `reviews`: train.csv (160 rows) and validation.csv (64), columns text, label."""
+    """The task `reviews` in a folder: train.csv (160 rows), validation.csv (64), columns text and label."""
     folder = tmp_path_factory.mktemp("tiny_data")
     rows = reviews(224)
     for split, part in {"train": rows[:160], "validation": rows[160:]}.items():
@@ -51,7 +51,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder named by MAKD_REAL_DATA (default: shared/data beside the checkout); skips where it is absent."""
+    """The folder named by MAKD_REAL_DATA (default: ../shared/data); skips where it is absent."""
     folder = Path(os.environ.get("MAKD_REAL_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder}; MAKD_REAL_DATA names the folder")
@@ -66,6 +66,8 @@ def reviews(count: int) -> list[tuple[str, str]]:
     rows = []
     for _ in range(count):
         label = draw.choice(sorted(words))
-        filler = " ".join(draw.choices(["really", "in the end", "as a whole", "to me", "again"], k=draw.randint(0, 4)))
+        filler = " ".join(
+            draw.choices(["really", "in the end", "as a whole", "to me", "again"], k=draw.randint(0, 4))
+        )
         rows.append((f"the {draw.choice(things)} is {draw.choice(words[label])} {filler}".strip(), label))
     return rows
