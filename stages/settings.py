@@ -264,11 +264,18 @@ class Params(Block):
     def _names_exist(self) -> Self:
         for name in self.tasks:
             self.task(name)
+        for names, where in ((self.tasks, "tasks"), (self.baseline.recipes, "baseline.recipes")):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{where} names {', '.join(twice)} twice")
         for name in self.baseline.recipes:
             if name not in self.recipes:
                 raise ValueError(f"baseline.recipes names `{name}`; the recipes are {', '.join(self.recipes) or 'none'}")
         for name in self.recipes:
-            self.recipe(name)
+            try:
+                self.recipe(name)
+            except ValidationError as error:
+                wrong = "; ".join(map(_sentence, error.errors()))
+                raise ValueError(f"recipes.{name} changes what cannot be so: {wrong}") from None
         missing = set(self.benchmark.variants) - set(self.export.variants)
         if missing:
             raise ValueError(f"benchmark.variants has {sorted(missing)}, which export.variants does not make")
@@ -296,11 +303,15 @@ def load(path: Path | str = "params.yaml") -> Params:
         BadInput: the file is missing, is no YAML, or has a key, value or combination that cannot work.
     """
     try:
-        return Params.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf8")) or {})
+        values = yaml.safe_load(Path(path).read_text(encoding="utf8")) or {}
     except FileNotFoundError:
         raise BadInput(f"{path} does not exist; run from the folder that holds params.yaml") from None
     except yaml.YAMLError as error:
-        raise BadInput(f"{path} is not YAML: {error}") from None
+        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{path} must hold blocks like `factorize:`, not {values!r:.50}")
+    try:
+        return Params.model_validate(values)
     except ValidationError as error:
         raise BadInput(f"{path}: {'; '.join(map(_sentence, error.errors()))}") from None
 

@@ -16,7 +16,7 @@ OWN = ("stages", "serving", "pipelines", "benchmarks")
 HOUSE = ("stages/settings.py", "stages/command.py", "stages/tracking")
 """Not dependencies: their values are tracked as params, or they only start, check and remember."""
 UNUSED = {"prepare": "stages/lowrank/modeling.py", "finetune": "stages/lowrank/modeling.py"}
-"""Imported by the loader of saved models, which these never call: a new student must not cost a new teacher."""
+"""Imported by the loader of saved models, which they never call: a new student costs no new teacher."""
 
 
 def module_file(name: str) -> Path | None:

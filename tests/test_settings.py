@@ -1,0 +1,180 @@
+"""The settings: what ships parses, what cannot work is refused by name, every knob is explained."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from stages.settings import BadInput, Distill, Factorize, Params, describe, load
+from stages.tasks import Task
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())
+VERBS = sorted(
+    verb
+    for verb in Params.model_fields
+    if (ROOT / "stages" / f"{verb}.py").exists() or (ROOT / "serving" / f"{verb}.py").exists()
+)
+
+
+def module(verb: str) -> str:
+    return f"stages.{verb}" if (ROOT / "stages" / f"{verb}.py").exists() else f"serving.{verb}"
+
+
+def blocks(kind: Any) -> set[type[BaseModel]]:
+    """A settings class and all that are nested in its fields, however deep."""
+    found: set[type[BaseModel]] = set()
+    for part in [kind, *getattr(kind, "__args__", ())]:
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            found |= {part}.union(*(blocks(field.annotation) for field in part.model_fields.values()))
+        elif part is not kind:
+            found |= blocks(part)
+    return found
+
+
+def test_what_ships_parses() -> None:
+    params = load(ROOT / "params.yaml")
+    assert params.tasks == ["sentiment"] and params.base.model == "minilm" and params.data.source == "bundled"
+
+
+def test_what_ships_are_the_defaults() -> None:
+    """A key left out of params.yaml means what params.yaml shows."""
+    deliberate = {"distill.learning_rate", "baseline.recipes"}
+    shipped, defaults = flat(load(ROOT / "params.yaml").model_dump()), flat(Params().model_dump())
+    differ = {name for name in shipped if shipped[name] != defaults.get(name)}
+    assert {name for name in differ if not name.startswith("recipes.")} == deliberate
+
+
+def flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested dicts as one, the keys joined by dots."""
+    found = {}
+    for name, value in values.items():
+        inner = isinstance(value, dict) and value
+        found |= flat(value, f"{where}{name}.") if inner else {where + name: value}
+    return found
+
+
+def test_every_setting_is_shown() -> None:
+    """Whoever reads params.yaml sees every knob of every block, but for the inner ones of objectives."""
+
+    def missing(shown: dict, block: type[BaseModel], where: str) -> list[str]:
+        found = []
+        for name, field in block.model_fields.items():
+            inner = field.annotation if isinstance(field.annotation, type) else None
+            if name not in shown:
+                found.append(where + name)
+            elif inner and issubclass(inner, BaseModel) and name != "objectives":
+                found += missing(shown[name], inner, f"{where}{name}.")
+        return found
+
+    assert missing(SHIPPED, Params, "") == []
+    assert set(SHIPPED["distill"]["objectives"]) == set(
+        Distill.model_fields["objectives"].annotation.model_fields
+    )
+
+
+@pytest.mark.parametrize("block", sorted(blocks(Params), key=lambda b: b.__name__), ids=lambda b: b.__name__)
+def test_every_field_is_explained(block: type[BaseModel]) -> None:
+    assert block.__doc__ and block.__doc__ != BaseModel.__doc__
+    lines = block.model_fields.items()
+    if block is Params:  # its blocks explain themselves
+        lines = [(name, field) for name, field in lines if name in ("seed", "tasks")]
+    assert [name for name, field in lines if not field.description] == []
+
+
+def test_blocks_are_closed_and_frozen() -> None:
+    for block in blocks(Params):
+        assert block.model_config["extra"] == "forbid" and block.model_config["frozen"], block
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("factorise: {budget: 0.5}", "factorise is not a setting"),
+        ("factorize: {buget: 0.5}", "factorize.buget is not a setting"),
+        ("distill: {objectives: {hiden: {weight: 1}}}", "distill.objectives.hiden is not a setting"),
+        ("factorize: {budget: 1.5}", "factorize.budget = 1.5: Input should be less than or equal to 1"),
+        ("factorize: {budget: half}", "factorize.budget = 'half': Input should be a valid number"),
+        ("factorize: {decomposition: pca}", "factorize.decomposition = 'pca': Input should be 'svd'"),
+        ("finetune: {batch_size: 0}", "finetune.batch_size = 0: Input should be greater than or equal to 1"),
+        ("seed: -1", "seed = -1: "),
+        ("tasks: []", "tasks = []: "),
+        ("tasks: [sst3]", "tasks names `sst3`; known are sentiment, cola, sst2"),
+        ("baseline: {recipes: [magic]}", "baseline.recipes names `magic`; the recipes are none"),
+        ("distill: {stage_shares: [0.5, 0.3, 0.3]}", "stage_shares must sum to 1, not 1.1"),
+        (
+            "distill: {objectives: {kl: null, attention_kl: null, hidden: null, matrices: {weight: 0}}}",
+            "objectives has no term with a weight above 0; give `kl` or `hard` one",
+        ),
+        ("export: {variants: [portable]}", "benchmark.variants has ['fp32', 'int8'], which export.variants"),
+        ("tasks: [sst2, cola, sst2]", "tasks names sst2 twice"),
+        ("recipes: {odd: {factorize: {budget: 2}}}", "recipes.odd changes what cannot be so: budget = 2: "),
+        (
+            "recipes: {odd: {distill: {epoch: 2}}}",
+            "recipes.odd changes what cannot be so: epoch is not a setting",
+        ),
+        ("- factorize", "must hold blocks like `factorize:`, not ['factorize']"),
+        ("factorize: [", "is not YAML: while parsing a flow node"),
+        ("recipes: {odd: {distil: {}}}", "recipes.odd.distil is not a setting"),
+        ("data: {custom: {mine: {labels: [one]}}}", "labels must name at least two classes, not ['one']"),
+        ("data: {custom: {mine: {kind: regression}}}", "do not fit kind regression"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(tmp_path: Path, change: str, sentence: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(change)
+    with pytest.raises(BadInput) as refusal:
+        load(path)
+    message = str(refusal.value)
+    assert sentence in message and str(path) in message
+    assert "\n" not in message and "pydantic" not in message, "one sentence, for people"
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"run from the folder that holds params\.yaml"):
+        load(tmp_path / "none.yaml")
+
+
+def test_recipes_change_what_they_name_and_nothing_else() -> None:
+    params = load(ROOT / "params.yaml")
+    student, training = params.recipe("svd")
+    assert student == params.factorize.model_copy(update={"decomposition": "svd"}) and training is None
+    student, training = params.recipe("lowrank_kd")
+    assert student == params.factorize and training is not None
+    assert list(training.objectives.active()) == ["kl"]
+    assert training.objectives.kl.temperature == 2.0, "a partial override keeps the block's other values"
+    assert training.epochs == params.distill.epochs and training.learning_rate == params.distill.learning_rate
+    _, training = params.recipe("lowrank_finetune")
+    assert list(training.objectives.active()) == ["hard"]
+
+
+def test_a_recipe_follows_the_main_chain(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump(SHIPPED | {"factorize": {"budget": 0.25}, "distill": {"epochs": 7}})
+    )
+    student, training = load(tmp_path / "params.yaml").recipe("lowrank_kd")
+    assert student == Factorize(budget=0.25) and training.epochs == 7
+
+
+def test_a_task_of_ones_own() -> None:
+    params = Params(tasks=["mine"], data={"source": "x", "custom": {"mine": {"labels": ["a", "b"]}}})
+    assert params.task("mine") == Task(labels=["a", "b"])
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_prints_the_whole_block(verb: str) -> None:
+    command = [sys.executable, "-m", module(verb), "--help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for block in blocks(Params.model_fields[verb].annotation):
+        for name, field in block.model_fields.items():
+            assert f" {name}" in shown, f"{verb} --help lacks {name}"
+            for line in (field.description or "").splitlines():
+                assert line.strip() in shown
+
+
+def test_describe_indents_nested_blocks() -> None:
+    assert "\n  calibration\n" in describe(Factorize) and "\n      examples = 1024\n" in describe(Factorize)
