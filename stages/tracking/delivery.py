@@ -10,6 +10,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.tracking import context
 from stages.tracking.journal import Entry, Journal
 
 if TYPE_CHECKING:
@@ -22,6 +23,21 @@ REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST",
 def address(root: Path) -> str:
     """The server's address, or the checkout's own database."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / '.makd' / 'mlflow.db'}"
+
+
+def find_pipeline(name: str) -> tuple[str, str, str]:
+    """Server, experiment id and run id of a pipeline run.
+
+    Raises:
+        LookupError: MLflow has no such run (yet).
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient(address(context.root()))
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    if found := client.search_runs(experiments, f"tags.`makd.pipeline` = '{name}'", max_results=1):
+        return client.tracking_uri, found[0].info.experiment_id, found[0].info.run_id
+    raise LookupError(f"no run of {name} in {client.tracking_uri}")
 
 
 class Delivery:
@@ -141,8 +157,8 @@ class Delivery:
         data = _entity(
             "Dataset", entry["name"], entry["fingerprint"][:36], "local", entry["name"], profile=profile
         )
-        context = _entity("InputTag", "mlflow.data.context", "train and validation")
-        self._client.log_inputs(self._progress["run"], [_entity("DatasetInput", data, [context])])
+        tag = _entity("InputTag", "mlflow.data.context", "train and validation")
+        self._client.log_inputs(self._progress["run"], [_entity("DatasetInput", data, [tag])])
 
     def _model(self, entry: Entry) -> None:
         from stages.tracking.registry import register
