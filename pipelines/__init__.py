@@ -1,4 +1,4 @@
-"""Prefect flows: when the graph of dvc.yaml runs, how often it is tried, who is told. The graph itself is DVC's.
+"""Prefect flows: when the graph of dvc.yaml runs, how often it is tried, who is told. The graph is DVC's.
 
 Prefect reads its settings when it is imported, so the project's own are set here; what you set yourself wins.
 """

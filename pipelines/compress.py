@@ -1,6 +1,6 @@
-"""Flow `compress`: every stage of dvc.yaml as a task run, side by side where the graph allows, again where it can heal.
+"""Flow `compress`: every stage of dvc.yaml as a task run, side by side where the graph allows.
 
-    python -m pipelines.compress [--stages distill] [--only-task sst2] [--force] [--max-parallel 2] [--timeout 3600]
+    python -m pipelines.compress [--stages distill] [--only-task sst2] [--force] [--max-parallel 2] [--timeout 60]
 
 On a schedule, each command in its own terminal, all from the checkout:
 
@@ -10,8 +10,9 @@ On a schedule, each command in its own terminal, all from the checkout:
     prefect worker start --pool local
     prefect deployment run compress/compress --param only_task=sst2
 
-A stage that DVC finds unchanged ends as `Cached`. On a machine with a GPU, stages that compute on it take a slot of
-the concurrency limit `gpu` (made with one slot; `prefect gcl update gpu --limit 2` for more).
+A stage that DVC finds unchanged ends as `Cached`. What another try can heal (a locked DVC, the network, a kill from
+outside) is tried again. On a machine with a GPU, stages that compute on it take a slot of the concurrency limit
+`gpu` (made with one slot; `prefect gcl update gpu --limit 2` for more).
 """
 
 import argparse
@@ -23,7 +24,6 @@ import threading
 from contextlib import nullcontext
 from pathlib import Path
 
-import pipelines  # noqa: F401  (before prefect: its settings)
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -37,6 +37,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+import pipelines  # noqa: F401  (before prefect: its settings)
 from pipelines import dvc_stages
 
 ON_GPU = {"finetune", "factorize", "distill", "baseline", "evaluate"}

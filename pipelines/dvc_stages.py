@@ -15,7 +15,7 @@ HEALS = re.compile(
     r"is busy, it is being blocked|Unable to acquire lock|database is locked"  # another DVC process
     r"|Connection (reset|refused|aborted)|ConnectionError|ReadTimeout|Temporary failure in name resolution"
     r"|Max retries exceeded|\b50[234] (Server Error|Bad Gateway|Service Unavailable|Gateway)"  # the network
-    r"|exited with (-9|137)\b",  # killed from outside, as by the kernel when memory is short: it may be free again
+    r"|exited with (-9|137)\b",  # killed, as by the kernel when memory is short: it may be free again
     re.IGNORECASE,
 )
 """Output of a failed stage that another try may heal; anything else fails the same way again."""
@@ -41,7 +41,7 @@ def graph(stages: list[str] | None = None, only_task: str | None = None) -> dict
     """Stages in an order that works, each with the stages that it needs.
 
     Args:
-        stages: names of dvc.yaml (`distill`) or single stages (`distill@sst2`), with all they need; None: all.
+        stages: names of dvc.yaml (`distill`) or single stages (`distill@sst2`), with all they need.
         only_task: leaves out the stages of other tasks.
 
     Raises:

@@ -2,7 +2,8 @@
 
     python -m pipelines.promote --task sst2
 
-Versions of the registered model `makd-<task>` carry their figures as tags: `score` (points), `bytes`, `latency_ms`.
+Versions of the registered model `makd-<task>` carry their figures as tags: `score` (points), `bytes`,
+`latency_ms`.
 What serves loads `models:/makd-sst2@champion`; moving that alias is all this flow does.
 """
 
@@ -11,10 +12,10 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pipelines  # noqa: F401  (before prefect: its settings)
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
+import pipelines  # noqa: F401  (before prefect: its settings)
 from stages import settings
 from stages.settings import BadInput, Promote
 
@@ -43,7 +44,7 @@ class Gate:
 
 
 def gates(challenger: dict[str, float], champion: dict[str, float], rules: Promote) -> list[Gate]:
-    """Every gate: score at least the champion's less `score_drop`; bytes and latency at most their share of it."""
+    """Score: at least the champion's less `score_drop`; bytes and latency: at most their share of its."""
     score = champion["score"] - rules.score_drop
     most = {
         "bytes": champion["bytes"] * rules.size_growth,

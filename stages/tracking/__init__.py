@@ -5,8 +5,9 @@
         run.artifact(Path("history.csv"))
 
 The stage only appends to a journal on disk (`.makd/journal/`, journal.py). A process beside it (follower.py)
-sends the journal to MLflow (delivery.py). A server that is down, goes away or comes back costs the stage nothing:
-there is one warning, and what could not be sent is sent by the next stage or by `python -m stages.tracking`.
+sends the journal to MLflow (delivery.py). A server that is down, goes away or comes back costs the stage
+nothing: there is one warning, and what could not be sent is sent by the next stage or by
+`python -m stages.tracking`.
 """
 
 import signal
