@@ -1,0 +1,177 @@
+"""Text in, labels out: the exported folder at work, with nothing but numpy, onnxruntime and tokenizers.
+
+    predictor = Predictor("outputs/export/sentiment", variant="int8", threads=2)
+    predictor.predict(["a warm, funny film", "not worth the ticket"])
+    # [{'label': 'positive', 'score': 0.98}, {'label': 'negative', 'score': 0.97}]
+
+A folder is trusted only as far as its manifest's checksums hold.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+    from tokenizers import Encoding, Tokenizer
+
+Text = str | tuple[str, str]
+"""A sentence, or the two sentences of a pair."""
+
+_FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class ModelError(ValueError):
+    """A folder, variant, provider or text that cannot work; the message says in one sentence what would."""
+
+
+class Predictor:
+    """One variant of an exported folder, loaded and ready; safe to share between threads.
+
+    Args:
+        folder: what `export` wrote.
+        variant: `fp32`, `portable`, `fp16` or `int8`, as the folder has them.
+        threads: ONNX Runtime's intra-op threads; they sleep between requests instead of spinning.
+        provider: where to run; `cuda` is an error when ONNX Runtime falls back to the CPU.
+
+    Raises:
+        ModelError: no such folder or variant, a file that differs from the manifest, or no such provider.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        variant: str = "fp32",
+        *,
+        threads: int = 1,
+        provider: Literal["cpu", "cuda"] = "cpu",
+    ) -> None:
+        self.folder, self.variant = Path(folder), variant
+        self.manifest = _manifest(self.folder)
+        path = self._graph()
+        for file in ("config.json", "tokenizer.json", path):
+            _verify(self.folder, file, self.manifest["files"])
+        config = json.loads((self.folder / "config.json").read_text(encoding="utf8"))
+        self.regression: bool = config.get("problem_type") == "regression"
+        self.labels: list[str] = [
+            name for _, name in sorted(config["id2label"].items(), key=lambda i: int(i[0]))
+        ]
+        self.tokenizer, self._padding = _tokenizer(
+            self.folder / "tokenizer.json", self.manifest["max_length"]
+        )
+        self.session = _session(self.folder / path, threads, provider)
+        self.inputs: list[str] = [entry.name for entry in self.session.get_inputs()]
+
+    def predict(self, texts: Sequence[Text], batch_size: int = 32) -> list[dict[str, str | float]]:
+        """For each text its likeliest label and that label's probability (0 to 1); for regression the value.
+
+        Raises:
+            ModelError: an entry is no text, or no pair where the task takes pairs.
+        """
+        logits = self.logits(texts, batch_size)
+        if self.regression:
+            return [{"score": float(value)} for value in logits[:, 0]]
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares = odds / odds.sum(axis=1, keepdims=True)
+        return [
+            {"label": self.labels[best], "score": float(row[best])}
+            for row, best in zip(shares, shares.argmax(1), strict=True)
+        ]
+
+    def logits(self, texts: Sequence[Text], batch_size: int = 32) -> np.ndarray:
+        """Logits (texts, outputs) float32 in the order given; similar lengths share a batch to save padding."""
+        encodings = self.encode(texts)
+        order = sorted(range(len(texts)), key=lambda i: len(encodings[i].ids))
+        out = np.empty((len(texts), len(self.labels)), dtype=np.float32)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            out[rows] = self.run(self.pad([encodings[i] for i in rows]))
+        return out
+
+    def encode(self, texts: Sequence[Text]) -> list["Encoding"]:
+        """Token ids, truncated at the manifest's `max_length`, not padded."""
+        pair = self.manifest["pair"]
+        for text in texts:
+            parts = text if isinstance(text, tuple | list) else (text,)
+            if len(parts) != 1 + pair or not all(isinstance(part, str) for part in parts):
+                raise ModelError(
+                    f"{text!r:.80} is not {'a pair of texts' if pair else 'a text'}, which this model takes"
+                )
+        return self.tokenizer.encode_batch([tuple(text) if pair else text for text in texts])
+
+    def pad(self, encodings: Sequence["Encoding"], length: int = 0) -> dict[str, np.ndarray]:
+        """The graph's inputs, each (texts, longest text or `length`) int64."""
+        shape = (len(encodings), max(length, *(len(e.ids) for e in encodings)))
+        batch = {name: np.full(shape, self._padding[name], dtype=np.int64) for name in self.inputs}
+        for name, array in batch.items():
+            for row, encoding in zip(array, encodings, strict=True):
+                row[: len(encoding.ids)] = getattr(encoding, _FIELDS[name])
+        return batch
+
+    def run(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        """Logits (texts, outputs) of one padded batch."""
+        return self.session.run(["logits"], batch)[0]
+
+    def _graph(self) -> str:
+        shipped = {
+            name: entry["file"] for name, entry in self.manifest["variants"].items() if "file" in entry
+        }
+        if self.variant not in shipped:
+            raise ModelError(f"variant {self.variant} is not in {self.folder}; it has {', '.join(shipped)}")
+        return shipped[self.variant]
+
+
+def _manifest(folder: Path) -> dict:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} has no manifest.json; give a folder that `python -m stages.export` wrote")
+    return json.loads(path.read_text(encoding="utf8"))
+
+
+def _verify(folder: Path, name: str, digests: dict[str, str]) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise ModelError(f"{path} is missing; copy the whole folder again")
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != digests.get(name):
+            raise ModelError(
+                f"{path} differs from its checksum in manifest.json; copy the whole folder again"
+            )
+
+
+def _tokenizer(path: Path, max_length: int) -> tuple["Tokenizer", dict[str, int]]:
+    """The tokenizer, and what each of the graph's inputs is padded with."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    padding = tokenizer.padding
+    tokenizer.no_padding()  # batches are made of similar lengths first
+    tokenizer.enable_truncation(max_length)
+    return tokenizer, {
+        "input_ids": padding["pad_id"],
+        "attention_mask": 0,
+        "token_type_ids": padding["pad_type_id"],
+    }
+
+
+def _session(path: Path, threads: int, provider: str) -> "InferenceSession":
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    wanted = _PROVIDERS[provider]
+    session = onnxruntime.InferenceSession(
+        path, options, providers=list(dict.fromkeys([wanted, _PROVIDERS["cpu"]]))
+    )
+    if (got := session.get_providers()[0]) != wanted:
+        raise ModelError(
+            f"provider {provider} was asked for, but ONNX Runtime fell back to {got}; "
+            "install onnxruntime-gpu with CUDA and cuDNN (`make doctor` tells what is missing) or use cpu"
+        )
+    return session

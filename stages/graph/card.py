@@ -1,0 +1,121 @@
+"""What stands beside the graph: config, tokenizer, manifest with checksums, model card with the figures."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Facts = dict[str, Any]
+
+
+def write_config(
+    folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> None:
+    """`config.json` of the architecture and the tokenizer; `tokenizer.json` pads and truncates on its own."""
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    words = tokenizer.backend_tokenizer
+    words.enable_truncation(max_length)
+    words.enable_padding(
+        pad_id=tokenizer.pad_token_id, pad_type_id=tokenizer.pad_token_type_id, pad_token=tokenizer.pad_token
+    )
+    words.save(str(folder / "tokenizer.json"))
+
+
+def write_manifest(folder: Path, facts: Facts) -> Facts:
+    """`manifest.json`: the facts, and the SHA-256 of every other file in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    manifest = facts | {"files": {path.relative_to(folder).as_posix(): digest(path) for path in files}}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf8")
+    return manifest
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_card(folder: Path, facts: Facts, scores: Facts) -> None:
+    """`README.md`, the model card.
+
+    Args:
+        facts: what goes into the manifest.
+        scores: evaluate's figures of the models up to this one, the teacher first.
+    """
+    own, teacher = scores[facts["role"]], scores["teacher"]
+    metric, share = facts["task"]["metrics"][0], own["layer_parameters"] / teacher["layer_parameters"]
+    what = (
+        f"A low-rank student of {facts['base']}"
+        if facts["role"] == "student"
+        else f"{facts['base']}, fine-tuned"
+    )
+    lines = [
+        _front_matter(facts),
+        f"# makd-{facts['name']} ({facts['role']})\n",
+        f"{what}, for the task `{facts['name']}`: {_task(facts)}. Made by MaKD (factorize, then distill).\n",
+        f"It has {share:.1%} of the teacher's layer parameters.\n",
+        "## Scores\n",
+        f"Validation split, points of 100; the interval of {metric} is a 95 % bootstrap over the examples.\n",
+        "| model | " + " | ".join(own["metrics"]) + " | interval | kept | parameters | in layers |",
+        "|---" * (len(own["metrics"]) + 5) + "|",
+        *(_score_row(name, row) for name, row in scores.items()),
+        "\n## Variants\n",
+        f"`difference`: largest change of a logit against PyTorch. `{metric}`: ONNX Runtime on raw text.\n",
+        f"| variant | file | opset | MB | difference | {metric} |",
+        "|---|---|---|---|---|---|",
+        *(_variant_row(name, row) for name, row in facts["variants"].items()),
+        f"\n## Use\n\n```python\n{_usage(facts)}\n```\n",
+        "Checksums of all files are in `manifest.json`.\n",
+        "## License\n",
+        f"The weights derive from {facts['base']} and from the task's data: the licenses of both apply.",
+    ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf8")
+
+
+def _front_matter(facts: Facts) -> str:
+    known = f"base_model: {facts['base']}\n" if "/" in facts["base"] else ""
+    return (
+        f"---\nlibrary_name: onnx\npipeline_tag: text-classification\n{known}"
+        "tags: [onnx, low-rank, distillation]\n---\n"
+    )
+
+
+def _task(facts: Facts) -> str:
+    text = "two texts" if facts["pair"] else "a text"
+    labels = facts["task"]["labels"]
+    return f"{text} in, {'one of ' + ', '.join(labels) if labels else 'a value'} out"
+
+
+def _score_row(name: str, row: Facts) -> str:
+    values = " | ".join(f"{value:.2f}" for value in row["metrics"].values())
+    low, high = row["interval"]
+    kept = f"{row['retention']:.1f} %" if "retention" in row else "100 %"
+    sizes = f"{row['parameters']:,} | {row['layer_parameters']:,}"
+    return f"| {name} | {values} | {low:.2f} to {high:.2f} | {kept} | {sizes} |"
+
+
+def _variant_row(name: str, row: Facts) -> str:
+    score = f"{row['score']:.2f}" if "score" in row else ""
+    file = f"`{row['file']}`" if "file" in row else f"not shipped: {row['refused']}"
+    return (
+        f"| {name} | {file} | {row['opset']} | {row['bytes'] / 1e6:.1f} | {row['difference']:.1e} | {score} |"
+    )
+
+
+def _usage(facts: Facts) -> str:
+    fields = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+    feed = ", ".join(f'"{name}": np.array([e.{fields[name]} for e in encoded])' for name in facts["inputs"])
+    text = '[("a text", "another text")]' if facts["pair"] else '["a text", "another text"]'
+    return f"""import numpy as np
+from onnxruntime import InferenceSession
+from tokenizers import Tokenizer
+
+encoded = Tokenizer.from_file("tokenizer.json").encode_batch({text})
+inputs = {{{feed}}}
+logits = InferenceSession("onnx/model.onnx").run(["logits"], inputs)[0]
+print(logits)  # {", ".join(facts["task"]["labels"]) or "the value"}"""

@@ -1,0 +1,87 @@
+"""Is the graph the model? Logits against PyTorch, tokens against the split, score against the evaluation."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.settings import BadInput
+from stages.tasks import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from numpy import ndarray
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from serving.predictor import Predictor
+
+Batch = dict[str, "ndarray"]
+
+
+def shapes(split: "Dataset", tokenizer: "PreTrainedTokenizerBase", inputs: Sequence[str]) -> Iterator[Batch]:
+    """Real text in different (batch, length): the shortest and the longest alone, and padded mixtures."""
+    order = sorted(range(len(split)), key=split["length"].__getitem__)
+    spread = [order[i * (len(order) - 1) // 7] for i in range(8)]
+    for rows in ([order[0]], [order[-1]], [order[-1], order[0], order[len(order) // 2]], spread):
+        columns = {name: split.select_columns(list(inputs))[rows][name] for name in inputs}
+        padded = tokenizer.pad(columns, return_tensors="np")
+        yield {name: padded[name].astype("int64") for name in inputs}
+
+
+def singles(split: "Dataset", inputs: Sequence[str]) -> Iterator[Batch]:
+    """Each row alone, (1, length), so that nothing is padding."""
+    import numpy as np
+
+    for row in split.select_columns(list(inputs)):
+        yield {name: np.asarray([row[name]], dtype=np.int64) for name in inputs}
+
+
+def difference(model: "PreTrainedModel", graph: Path, batches: Sequence[Batch]) -> float:
+    """Largest |logit of the graph - logit of PyTorch| over the batches, on the CPU."""
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    largest = 0.0
+    with torch.inference_mode():
+        for batch in batches:
+            expected = model(
+                **{name: torch.from_numpy(array) for name, array in batch.items()}
+            ).logits.numpy()
+            largest = max(largest, float(np.abs(session.run(["logits"], batch)[0] - expected).max()))
+    return largest
+
+
+def texts(split: "Dataset") -> list[str] | list[tuple[str, str]]:
+    """The raw text that a user of the folder would send: sentences or pairs."""
+    if "text_pair" in split.column_names:
+        return list(zip(split["text"], split["text_pair"], strict=True))
+    return list(split["text"])
+
+
+def same_tokens(predictor: "Predictor", split: "Dataset") -> None:
+    """The folder's tokenizer makes of raw text what the model was trained and scored on.
+
+    Raises:
+        BadInput: the first text whose tokens differ.
+    """
+    for text, made, frozen in zip(
+        texts(split), predictor.encode(texts(split)), split["input_ids"], strict=True
+    ):
+        if made.ids != frozen:
+            raise BadInput(
+                f"the exported tokenizer reads {text!r:.80} differently from prepare; run prepare again"
+            )
+
+
+def same_score(task: Task, found: float, evaluated: float, rows: int) -> None:
+    """The graph's score is the evaluation's, up to an example or two whose classes tie within rounding.
+
+    Raises:
+        BadInput: it is not.
+    """
+    if abs(found - evaluated) > (0.01 if task.kind == "regression" else 250 / rows):
+        raise BadInput(
+            f"the fp32 graph scores {task.metrics[0]} {found:.2f}, but evaluate found {evaluated:.2f}; "
+            "run evaluate again, and then export"
+        )

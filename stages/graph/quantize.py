@@ -1,0 +1,130 @@
+"""Smaller numbers in the same graph: float16 for GPUs, 8 bits for CPUs.
+
+Weights become 8-bit integers, one scale per output channel; activations get their range from each request
+(dynamic), so no range is ever too small for a text that calibration did not see. What calibration text is
+needed for is the step before: a few activation channels are far larger than the rest and would take the whole
+8-bit range. They are divided down, and their weights multiplied up, until both sides are as easy to round
+(`smooth`).
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.graph.trace import quiet
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+    from onnx import ModelProto, NodeProto
+
+Batch = dict[str, "ndarray"]
+
+
+def to_fp16(source: Path, target: Path) -> None:
+    """Weights and arithmetic in float16; inputs and outputs keep their types."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
+
+
+def to_int8(source: Path, target: Path, texts: Iterable[Batch]) -> None:
+    """Every matrix and embedding table in 8 bits.
+
+    Args:
+        texts: calibration inputs, without padding.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(source)
+    smooth(model, _ranges(model, texts))
+    del model.graph.value_info[:]  # the exporter's shapes are symbolic; the quantizer infers its own
+    with quiet():
+        quantize_dynamic(
+            model,
+            target,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            # ONNX's Attention is not the older contrib operator of that name that the quantizer knows
+            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
+
+
+def smooth(model: "ModelProto", ranges: dict[str, "ndarray"], strength: float = 0.65) -> None:
+    """Moves the outliers of activations into the weights, in place; the function computed stays the same.
+
+    x W = (x / s) (s W),  s_j = max|x_j|^a / max|W_j|^(1-a)  per input channel j
+
+    Source: SmoothQuant (Xiao et al. 2023), eq. 4. Where x is itself a product with a matrix (the inner
+    channels of a low-rank pair) the division goes into that matrix and costs nothing.
+
+    Args:
+        ranges: largest |x_j| of each activation that enters a matrix, shape (channels,).
+        strength: a, how much of the difficulty moves to the weights.
+    """
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    graph, products = model.graph, _products(model)
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    matrices = {
+        name: numpy_helper.to_array(tensors[name]) for nodes in products.values() for name in _weights(nodes)
+    }
+    makers = {node.output[0]: node.input[1] for nodes in products.values() for node in nodes}
+    for name, nodes in products.items():
+        height = np.max([np.abs(matrices[weight]).max(axis=1) for weight in _weights(nodes)], axis=0)
+        scale = np.maximum(ranges[name], 1e-5) ** strength / np.maximum(height, 1e-5) ** (1 - strength)
+        for weight in _weights(nodes):
+            matrices[weight] = matrices[weight] * scale[:, None]
+        readers = [node for node in graph.node if name in node.input]
+        if name in makers and len(readers) == len(nodes):
+            matrices[makers[name]] = matrices[makers[name]] / scale
+            continue
+        graph.initializer.append(numpy_helper.from_array((1 / scale).astype(np.float32), f"{name}_scale"))
+        divided = helper.make_node("Mul", [name, f"{name}_scale"], [f"{name}_smooth"], name=f"{name}_smooth")
+        graph.node.insert(list(graph.node).index(readers[0]), divided)
+        for node in nodes:
+            node.input[0] = f"{name}_smooth"
+    for name, matrix in matrices.items():
+        tensors[name].CopyFrom(numpy_helper.from_array(matrix.astype(np.float32), name))
+
+
+def _ranges(model: "ModelProto", texts: Iterable[Batch]) -> dict[str, "ndarray"]:
+    """Largest |x_j| over all tokens of the texts, for each activation that enters a matrix."""
+    import numpy as np
+    import onnxruntime
+    from onnx import ModelProto, ValueInfoProto
+
+    names = list(_products(model))
+    probe = ModelProto()
+    probe.CopyFrom(model)
+    probe.graph.output.extend(ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    largest = [0.0] * len(names)
+    for text in texts:
+        found = session.run(names, text)
+        largest = [
+            np.maximum(a, np.abs(x).reshape(-1, x.shape[-1]).max(axis=0))
+            for a, x in zip(largest, found, strict=True)
+        ]
+    return dict(zip(names, largest, strict=True))
+
+
+def _products(model: "ModelProto") -> dict[str, list["NodeProto"]]:
+    """Products with a matrix that nothing else uses, by the activation that enters them."""
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    matrices = {
+        tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2 and uses[tensor.name] == 1
+    }
+    products: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in matrices:
+            products.setdefault(node.input[0], []).append(node)
+    return products
+
+
+def _weights(nodes: list["NodeProto"]) -> list[str]:
+    return [node.input[1] for node in nodes]

@@ -1,0 +1,103 @@
+"""From a PyTorch classifier to an ONNX graph.
+
+One export path for dense and low-rank models alike: fused (SDPA) attention through
+`torch.onnx.export(dynamo=True)`. At opset 23 attention stays one standard `Attention` node and the activation
+one `Gelu` node, whether the projections around them are one matrix or two factors, so teacher and student run
+on the same kernels. At opset 18 both are spelled out in small operators that older runtimes know.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.settings import BadInput
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PretrainedConfig, PreTrainedModel
+
+OPSETS = {"fp32": 23, "portable": 18}
+
+
+def trace(
+    model: "PreTrainedModel", inputs: Sequence[str], path: Path, *, opset: int = OPSETS["fp32"]
+) -> None:
+    """One ONNX file: `inputs`, each (batch, length) int64, in; `logits` (batch, outputs) float32 out.
+
+    Batch and length are free; length is at least 2 (first and last special token).
+
+    Raises:
+        BadInput: the exporter cannot take this architecture.
+    """
+    import torch
+
+    example = {name: torch.ones(2, 7, dtype=torch.int64) for name in inputs}
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=2, max=_longest(model))}
+    try:
+        with quiet():
+            model.set_attn_implementation("sdpa")
+            torch.onnx.export(
+                _logits(model, inputs).eval(),
+                tuple(example.values()),
+                path,
+                input_names=list(inputs),
+                output_names=["logits"],
+                dynamic_shapes=((free,) * len(inputs),),
+                opset_version=opset,
+                dynamo=True,
+                external_data=False,
+                optimize=True,
+                verbose=False,
+            )
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(
+            f"the ONNX exporter cannot take {base(model).config.model_type} at opset {opset}: {reason}; "
+            "choose another base.model"
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the converters' remarks about themselves; what they raise still comes through."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def base(model: "PreTrainedModel") -> "PreTrainedModel":
+    """The architecture that a stranger knows: of a low-rank model the one it wraps, of another itself."""
+    inner = vars(model)["_modules"].get("base")
+    return model if inner is None else inner
+
+
+def _longest(model: "PreTrainedModel") -> int:
+    """Positions that the model has; RoBERTa's start behind the padding id."""
+    config: PretrainedConfig = base(model).config
+    positions = getattr(config, "max_position_embeddings", 512)
+    return positions - (
+        config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    )
+
+
+def _logits(model: "PreTrainedModel", names: Sequence[str]) -> "nn.Module":
+    """The model with named inputs in a fixed order in and nothing but logits out."""
+    from torch import nn
+
+    class Logits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *tensors: "Tensor") -> "Tensor":
+            return self.model(**dict(zip(names, tensors, strict=True))).logits
+
+    return Logits()
