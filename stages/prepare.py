@@ -1,7 +1,7 @@
 """A task in; tokenized, frozen splits out.
 
-Reads the task's examples from data.source, checks every row, tokenizes with the base model's tokenizer and freezes
-the result: the stages after this one read nothing else. The same settings give the same bytes.
+Reads the task's examples from data.source, checks every row, tokenizes with the base model's tokenizer and
+freezes the result: the stages after this one read nothing else. The same settings give the same bytes.
 
     python -m stages.prepare --task sst2
 
@@ -72,7 +72,7 @@ def prepare(
     metrics |= {split: _statistics(rows, task, tokenizer, settings) for split, rows in splits.items()}
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf8")
     _plot(splits, name, settings.max_length, output / "lengths.png")
-    run.dataset(f"{name} ({data.source})", content, sum(map(len, splits.values())))
+    run.dataset(name, content, sum(map(len, splits.values())))
     run.metrics({f"{s}/{k}": v for s in splits for k, v in metrics[s].items() if not isinstance(v, dict)})
     return metrics
 

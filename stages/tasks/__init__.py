@@ -1,4 +1,4 @@
-"""What a task is: a row of a table. The same verbs serve every row; its kind decides model, collator and metrics."""
+"""What a task is: a row of a table. The same verbs serve every row; its kind decides model and metrics."""
 
 from typing import Annotated, Literal, Self
 
@@ -47,16 +47,25 @@ class Task(BaseModel):
 
 _PAIR = ["sentence1", "sentence2"]
 _ENTAIL = ["entailment", "not_entailment"]
-_NLI = {"text": ["premise", "hypothesis"], "labels": ["entailment", "neutral", "contradiction"], "folder": "MNLI"}
+_NLI = {
+    "text": ["premise", "hypothesis"],
+    "labels": ["entailment", "neutral", "contradiction"],
+    "folder": "MNLI",
+}
 
-# Text columns and label order as on the hub (nyu-mll/glue); sources map the official files' columns onto them.
+# Columns and label order as on the hub (nyu-mll/glue); folder.py maps the official files' columns onto them.
 GLUE: dict[str, Task] = {
     "sentiment": Task(labels=["negative", "positive"], folder="sentiment"),
     "cola": Task(labels=["unacceptable", "acceptable"], metrics=["matthews", "accuracy"], folder="CoLA"),
     "sst2": Task(labels=["negative", "positive"], folder="SST-2"),
-    "mrpc": Task(text=_PAIR, labels=["not_equivalent", "equivalent"], metrics=["f1", "accuracy"], folder="MRPC"),
+    "mrpc": Task(
+        text=_PAIR, labels=["not_equivalent", "equivalent"], metrics=["f1", "accuracy"], folder="MRPC"
+    ),
     "qqp": Task(
-        text=["question1", "question2"], labels=["not_duplicate", "duplicate"], metrics=["f1", "accuracy"], folder="QQP"
+        text=["question1", "question2"],
+        labels=["not_duplicate", "duplicate"],
+        metrics=["f1", "accuracy"],
+        folder="QQP",
     ),
     "stsb": Task(kind="regression", text=_PAIR, metrics=["pearson", "spearman"], folder="STS-B"),
     "mnli": Task(**_NLI),

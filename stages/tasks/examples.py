@@ -18,7 +18,7 @@ def examples(table: Table, name: str, task: Task) -> "Dataset":
     Columns: text, text_pair (pairs only), labels (int64 class ids, or float32 values).
 
     Raises:
-        BadInput: no rows, a missing column, an empty text, a label that is neither a name nor an id, no number.
+        BadInput: no rows, a missing column, an empty text, a label that is no class of the task or no number.
     """
     from datasets import Dataset, Features, Value
 

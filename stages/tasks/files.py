@@ -39,7 +39,7 @@ def read(path: Path, names: Sequence[str] = (), drop_ragged: bool = False) -> Ta
         drop_ragged: leave out TSV rows of a wrong width instead of refusing the file.
 
     Raises:
-        BadInput: bytes that are not UTF-8, broken JSON or Parquet, or a row wider or narrower than the header.
+        BadInput: not UTF-8, broken JSON, CSV or Parquet, or a row of another width than the header.
     """
     if path.suffix == ".parquet":
         return _parquet(path)

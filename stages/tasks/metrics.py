@@ -1,7 +1,8 @@
 """The official metric of each task, in points (0 to 100), and how sure it is.
 
-Accuracy, F1 of class 1 and Matthews' correlation for classes; Pearson's and Spearman's correlation for values.
-A score that is undefined (one class only, constant predictions) is 0, as in scikit-learn.
+Accuracy, F1 of class 1 and Matthews' correlation for classes; Pearson's and Spearman's correlations for
+values. A score that is undefined (one class only, constant predictions) is 0, as in
+scikit-learn.
 """
 
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from stages.tasks import Task
 
 if TYPE_CHECKING:
     from numpy import ndarray
+    from numpy.random import Generator
 
 
 def scores(task: Task, logits: "ndarray", labels: "ndarray") -> dict[str, float]:
@@ -81,7 +83,7 @@ def _of_confusion(metric: str, counts: "ndarray") -> "ndarray":
 
 
 def _correlations(
-    rng: "np.random.Generator", metric: str, guesses: "ndarray", labels: "ndarray", resamples: int
+    rng: "Generator", metric: str, guesses: "ndarray", labels: "ndarray", resamples: int
 ) -> "ndarray":
     """Pearson's or Spearman's correlation of many resamples, a few million draws at a time."""
     import numpy as np

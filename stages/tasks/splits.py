@@ -1,4 +1,4 @@
-"""The tokenized splits that `prepare` froze: how the stages after it read them, and how their content is named."""
+"""The tokenized splits that `prepare` froze: how later stages read them, and how their content is named."""
 
 import hashlib
 import json
@@ -18,8 +18,8 @@ SPLITS = ("train", "validation")
 def read_split(data: Path, split: str) -> "Dataset":
     """One split, in memory (a later `map` then leaves no cache files in the folder that DVC watches).
 
-    Columns: text, text_pair (pairs only), labels (int64 class ids, or float32 values), input_ids, attention_mask,
-    token_type_ids (where the tokenizer has them), length (tokens).
+    Columns: text, text_pair (pairs only), labels (int64 class ids, or float32 values), input_ids,
+    attention_mask, token_type_ids (where the tokenizer has them), length (tokens).
 
     Raises:
         BadInput: the folder does not hold that split.
@@ -37,7 +37,7 @@ def read_task(data: Path) -> Task:
 
 
 def fingerprint(splits: Mapping[str, "Dataset"]) -> str:
-    """Name of the content: 16 hex digits of a SHA-256 over texts and labels, the same in every run and machine."""
+    """Name of the content: 16 hex digits of a SHA-256 over texts and labels, the same everywhere."""
     digest = hashlib.sha256()
     for name in sorted(splits):
         columns = [c for c in ("text", "text_pair", "labels") if c in splits[name].column_names]
