@@ -1,6 +1,6 @@
 """Flow `compress`: every stage of dvc.yaml as a task run, side by side where the graph allows.
 
-    python -m pipelines.compress [--stages distill] [--only-task sst2] [--force] [--max-parallel 2] [--timeout 60]
+    python -m pipelines.compress [--stages distill] [--only-task sst2] [--force] [--max-parallel 2]
 
 On a schedule, each command in its own terminal, all from the checkout:
 
@@ -10,9 +10,9 @@ On a schedule, each command in its own terminal, all from the checkout:
     prefect worker start --pool local
     prefect deployment run compress/compress --param only_task=sst2
 
-A stage that DVC finds unchanged ends as `Cached`. What another try can heal (a locked DVC, the network, a kill from
-outside) is tried again. On a machine with a GPU, stages that compute on it take a slot of the concurrency limit
-`gpu` (made with one slot; `prefect gcl update gpu --limit 2` for more).
+A stage that DVC finds unchanged ends as `Cached`. What another try can heal (a locked DVC, the network, a
+kill from outside) is tried again. On a machine with a GPU, stages that compute on it take a slot of the limit `gpu`
+(one slot; `prefect gcl update gpu --limit 2` for more).
 """
 
 import argparse
@@ -37,7 +37,6 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-import pipelines  # noqa: F401  (before prefect: its settings)
 from pipelines import dvc_stages
 
 ON_GPU = {"finetune", "factorize", "distill", "baseline", "evaluate"}

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-import pipelines  # noqa: F401  (before prefect: its settings)
 from stages import settings
 from stages.settings import BadInput, Promote
 

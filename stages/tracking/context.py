@@ -75,12 +75,8 @@ def tags(verb: str) -> dict[str, str]:
         found["mlflow.source.git.commit"] = commit
         found["mlflow.source.git.branch"] = _git("rev-parse", "--abbrev-ref", "HEAD") or ""
         found["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
-    names = {
-        "DVC_STAGE": "dvc.stage",
-        "DVC_EXP_NAME": "dvc.experiment",
-        "DVC_EXP_BASELINE_REV": "dvc.baseline",
-    }
-    return found | {tag: os.environ[name] for name, tag in names.items() if name in os.environ}
+    names = ("DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
+    return found | {name.lower(): os.environ[name] for name in names if name in os.environ}
 
 
 def _git(*arguments: str) -> str | None:

@@ -1,8 +1,8 @@
 """The process beside a stage that sends its journal, so that the stage itself never waits for MLflow.
 
 The stage starts it (`start`), it follows the journal to its end (`follow`): also when the stage is killed,
-which it then says. Before that it sends what earlier stages left behind. A server that does not answer is tried
-again every 20 s; what is left at the end stays on disk.
+which it then says. Before that it sends what earlier stages left behind. A server that does not answer is
+tried again every 20 s; what is left at the end stays on disk.
 """
 
 import os
