@@ -162,15 +162,10 @@ def _plot(splits: Splits, name: str, max_length: int, path: Path) -> None:
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     longest = max(max(rows["length"]) for rows in splits.values())
+    width = 1 + longest // 60  # whole tokens, or bars would hold one length more here and there
+    bins = range(0, longest + 1 + width, width)
     for split, rows in splits.items():
-        axes.hist(
-            rows["length"],
-            bins=min(longest, 60),
-            range=(0, longest + 1),
-            density=True,
-            alpha=0.6,
-            label=split,
-        )
+        axes.hist(rows["length"], bins=bins, density=True, alpha=0.6, label=split)
     axes.set(title=f"{name}: tokens per example (cut at {max_length})", xlabel="tokens", ylabel="share")
     axes.legend()
     figure.savefig(path, dpi=120, metadata={"Software": None})

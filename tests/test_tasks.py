@@ -19,6 +19,7 @@ from stages.settings import BadInput, Data
 from stages.tasks import GLUE, Task, bundled, sources
 from stages.tasks.metrics import bootstrap, scores
 
+ROOT = Path(__file__).resolve().parent.parent
 REVIEWS = Task(text=["text"], labels=["bad", "good"])
 
 # Each corpus as its official files have it (header, one row), and what must come out of the row.
@@ -245,6 +246,34 @@ sources.load(Data(source="hub"), "sst2", GLUE["sst2"], 0.1, 0)
         [sys.executable, "-c", code], env={"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
     )
     assert "BadInput: data.source hub: nyu-mll/glue cannot be loaded" in done.stderr
+
+
+def test_the_hub_is_read_split_by_split(tmp_path: Path) -> None:
+    """A copy of the hub's repository (configurations in its card) under the same name stands in for it."""
+    repository = tmp_path / sources.HUB
+    card = [{"config_name": "mnli", "data_files": []}]
+    for split, texts in {"train": "abc", "validation_matched": "d", "validation_mismatched": "ef"}.items():
+        path = f"mnli/{split}-00000-of-00001.parquet"
+        columns = {"premise": list(texts), "hypothesis": list(texts.upper()), "label": [2] * len(texts)}
+        (repository / path).parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.table(columns), repository / path)
+        card[0]["data_files"].append({"split": split, "path": path})
+    (repository / "README.md").write_text(f"---\n{json.dumps({'configs': card})}\n---\n")
+    code = """
+from stages.settings import Data
+from stages.tasks import GLUE, sources
+for name in ("mnli", "mnli_mismatched"):
+    splits = sources.load(Data(source="hub"), name, GLUE[name], 0.1, 0)
+    print(splits["train"]["text"][:], splits["validation"].to_dict())
+"""
+    env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "['a', 'b', 'c'] {'text': ['d'], 'text_pair': ['D'], 'labels': [2]}",
+        "['a', 'b', 'c'] {'text': ['e', 'f'], 'text_pair': ['E', 'F'], 'labels': [2, 2]}",
+    ]
 
 
 def test_bundled_is_balanced_disjoint_and_the_same_everywhere() -> None:

@@ -31,7 +31,7 @@ def _tables(data: Data, name: str, task: Task) -> dict[str, Table]:
     if data.source not in ("bundled", "hub"):
         return folder.tables(Path(data.source).expanduser(), name, task)
     here = ["sentiment"] if data.source == "bundled" else [known for known in GLUE if known != "sentiment"]
-    if name not in here or name in data.custom:
+    if name not in here:
         raise BadInput(
             f"data.source {data.source} has {', '.join(here)}, not {name}; set data.source to a folder"
         )
