@@ -10,9 +10,9 @@ On a schedule, each command in its own terminal, all from the checkout:
     prefect worker start --pool local
     prefect deployment run compress/compress --param only_task=sst2
 
-A stage that DVC finds unchanged ends as `Cached`. What another try can heal (a locked DVC, the network, a
-kill from outside) is tried again. On a machine with a GPU, stages that compute on it take a slot of the limit `gpu`
-(one slot; `prefect gcl update gpu --limit 2` for more).
+A stage that DVC finds unchanged ends as `Cached`. What can heal (a locked DVC, the network, a kill
+from outside) is tried again. With a GPU, stages that compute on it take a slot of the limit `gpu` (one slot;
+`prefect gcl update gpu --limit 2` for more).
 """
 
 import argparse

@@ -2,7 +2,11 @@
 
 import threading
 
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
+from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
 from stages.tracking.journal import Journal
 
@@ -10,31 +14,42 @@ SECONDS = 10
 """Time between two samples."""
 
 
-class Monitor(SystemMetricsMonitor):
-    """Samples on a thread of its own; needs no server, and so misses nothing while one is away."""
+class Monitor(threading.Thread):
+    """Samples every 10 s, and once at the end.
+
+    MLflow's own monitor is not used: it asks the server at each sample, and gives up when there is no answer.
+    """
 
     def __init__(self, journal: Journal) -> None:
-        super().__init__(run_id="", tracking_uri="")
+        super().__init__(name="system metrics", daemon=True)
         self._journal = journal
         self._done = threading.Event()
+        self._monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor(), *_gpu()]
+        self._step = 0
 
-    def monitor(self) -> None:
-        """Runs on the thread."""
+    def run(self) -> None:
         while not self._done.wait(SECONDS):
-            self.sample()
-
-    def sample(self) -> None:
-        """Writes one sample of everything."""
-        self.collect_metrics()
-        values = {f"system/{name}": value for name, value in self.aggregate_metrics().items()}
-        self._journal.append("metrics", values=values, step=self._logging_step)
-        self._logging_step += 1
-        for monitor in self.monitors:
-            monitor.clear_metrics()
+            self._sample()
+        self._sample()
 
     def finish(self) -> None:
-        """Ends with a last sample, so that a short stage has one too."""
-        if self._process:
+        if self.is_alive():
             self._done.set()
-            self._process.join()
-            self.sample()
+            self.join()
+
+    def _sample(self) -> None:
+        values = {}
+        for monitor in self._monitors:
+            monitor.collect_metrics()
+            values |= monitor.aggregate_metrics()
+            monitor.clear_metrics()
+        named = {f"system/{name}": value for name, value in values.items()}
+        self._journal.append("metrics", values=named, step=self._step)
+        self._step += 1
+
+
+def _gpu() -> list[BaseMetricsMonitor]:
+    try:
+        return [GPUMonitor()]
+    except Exception:  # MLflow's way to say that there is none
+        return []
