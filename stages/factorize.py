@@ -31,7 +31,7 @@ def factorize(settings: Factorize, *, data: Path, teacher: Path, output: Path, s
     from tqdm import tqdm
     from transformers import AutoTokenizer
 
-    from stages.lowrank.decompose import decompose
+    from stages.lowrank.decompose import decompose, shift
     from stages.lowrank.modeling import assemble
     from stages.models.anatomy import Parts
     from stages.models.base import load
@@ -48,9 +48,14 @@ def factorize(settings: Factorize, *, data: Path, teacher: Path, output: Path, s
     ranks = _ranks(settings, model, parts, spectra)
     factors = {name: spectra[name].factors(rank) for name, rank in ranks.items() if rank}
     table = _table(weights, spectra, ranks, factors, statistics)
+    shifts = {
+        name: shift(weights[name], pair, statistics[name])
+        for name, pair in factors.items()
+        if settings.decomposition == "whitened" and statistics[name].mean is not None
+    }
     if settings.embeddings:
         factors[parts.words_at] = _embedding(parts.words, settings.embeddings)
-    student = assemble(model, factors, "AutoModelForSequenceClassification")
+    student = assemble(model, factors, "AutoModelForSequenceClassification", shifts)
     student.save_pretrained(output / "model")
     tokenizer.save_pretrained(output / "model")
 
@@ -131,10 +136,9 @@ def _table(weights, spectra, ranks, factors, statistics):
         row |= {"parameters": rank * (outputs + inputs) if rank else outputs * inputs, "was": outputs * inputs}
         row |= {"output_error": 0.0, "output_error_svd": 0.0}
         if rank:
-            moment = statistics[name].inputs
             plain = decompose(weights[name], "svd", statistics[name]).factors(rank)
-            row["output_error"] = output_error(weights[name], factors[name], moment)
-            row["output_error_svd"] = output_error(weights[name], plain, moment)
+            row["output_error"] = output_error(weights[name], factors[name], statistics[name])
+            row["output_error_svd"] = output_error(weights[name], plain, statistics[name])
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -158,8 +158,8 @@ def write_history(rows: list[dict], path: Path) -> None:
     rows = [{_name(k): v for k, v in row.items()} for row in rows if "train_runtime" not in row]
     # seconds differ from run to run; the table must not
     hidden = ("runtime", "per_second")
-    columns = list(dict.fromkeys(k for row in rows for k in row if not k.endswith(hidden)))
-    columns = ["step", *(c for c in columns if c != "step")]
+    first = ["step", "epoch", "loss", "learning_rate", "grad_norm"]
+    columns = first + sorted({k for row in rows for k in row if not k.endswith(hidden)} - set(first))
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", restval="")
@@ -203,6 +203,7 @@ def _arguments(settings: Training, task: Task, examples: int, place: Path, seed:
         lr_scheduler_type="linear",
         optim="adamw_torch_fused",
         bf16=bf16,
+        use_cpu=world > 1 and not cuda,  # several processes on CPUs are only set up when asked for
         seed=seed,
         eval_strategy="steps",
         save_strategy="steps",

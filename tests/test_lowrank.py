@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 
 from stages.lowrank.calibrate import calibrate
-from stages.lowrank.decompose import Statistics, cholesky, decompose, output_error
+from stages.lowrank.decompose import Statistics, cholesky, decompose, output_error, shift
 from stages.lowrank.modeling import LowRankModel, assemble
 from stages.lowrank.ranks import Matrix, allocate
 from stages.models.anatomy import FAMILIES, Parts
@@ -58,14 +58,31 @@ def test_factors_are_the_optimum_of_their_norm(method, shape):
         assert error == pytest.approx(np.sqrt((least[rank:] ** 2).sum()), rel=1e-4, abs=1e-5)
 
 
-def test_whitened_output_error_is_measured_on_real_inputs():
+def test_output_error_is_that_of_real_inputs():
     x, stats = statistics(12, 7)
     w = torch.randn(7, 12, dtype=torch.float64)
     a, b = decompose(w, "whitened", stats).factors(3)
     dense, thin = x @ w.numpy().T, x @ (a.double() @ b.double()).numpy().T
-    assert output_error(w, (a, b), stats.inputs) == pytest.approx(
+    assert output_error(w, (a, b), stats) == pytest.approx(
         np.linalg.norm(dense - thin) / np.linalg.norm(dense), rel=1e-6
     )
+
+
+def test_with_a_bias_no_affine_map_of_that_rank_is_better():
+    """Against reduced-rank regression with an intercept, solved by NumPy on the inputs themselves."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(400, 10)) * draw.uniform(0.1, 2, 10) + draw.normal(size=10) * 5
+    stats = Statistics(inputs=torch.tensor(x.T @ x / len(x)), mean=torch.tensor(x.mean(0)))
+    w, bias = draw.normal(size=(6, 10)), draw.normal(size=6)
+    y = x @ w.T + bias
+    centered = y - y.mean(0)
+    _, _, directions = np.linalg.svd(centered, full_matrices=False)
+    least = np.linalg.norm(centered - centered @ directions[:2].T @ directions[:2])
+
+    a, b = (f.double() for f in decompose(torch.tensor(w), "whitened", stats).factors(2))
+    moved = bias + shift(torch.tensor(w), (a, b), stats).numpy()
+    assert np.linalg.norm(y - (x @ (a @ b).numpy().T + moved)) == pytest.approx(least, rel=1e-5)
+    assert output_error(torch.tensor(w), (a, b), stats) == pytest.approx(least / np.linalg.norm(centered), rel=1e-5)
 
 
 def test_cholesky_adds_a_ridge_only_where_it_must():
@@ -128,7 +145,7 @@ def test_statistics_equal_a_loop_over_single_examples():
     batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
     found = calibrate(model, [name], [batch], fisher=True)[name]
 
-    weight, moments, fisher = model.get_submodule(name).weight, 0, 0
+    weight, moments, sums, fisher = model.get_submodule(name).weight, 0, 0, 0
     for row, keep, label in zip(ids, mask.bool(), labels, strict=True):
         seen = []
         handle = model.get_submodule(name).register_forward_hook(lambda m, i, o, seen=seen: seen.append(i[0][0]))
@@ -136,8 +153,10 @@ def test_statistics_equal_a_loop_over_single_examples():
         model(input_ids=row[keep][None], labels=label[None]).loss.backward()
         handle.remove()
         moments = moments + seen[0].double().T @ seen[0].double()
+        sums = sums + seen[0].double().sum(0)
         fisher = fisher + weight.grad.double().square().sum(1)
     assert torch.allclose(found.inputs, moments / mask.sum(), rtol=1e-4, atol=1e-6)
+    assert torch.allclose(found.mean, sums / mask.sum(), rtol=1e-4, atol=1e-6)
     assert torch.allclose(found.rows, fisher / 3, rtol=1e-3, atol=1e-12)
 
 

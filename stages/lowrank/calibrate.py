@@ -17,7 +17,8 @@ def calibrate(
 ) -> dict[str, Statistics]:
     """Statistics of the named matrices over the batches; padding never counts.
 
-    Second moments are sums of x xᵀ over real tokens, divided by their number. Fisher information is that of the task's
+    Means and second moments are sums of x and x xᵀ over real tokens, divided by their number; the mean is given for
+    matrices with a bias. Fisher information is that of the task's
     loss, per example: g = Σ_tokens δ xᵀ, then Σ_j g_ij² averaged over examples. Source: FWSVD (Hsu et al. 2022), eq. 5,
     with the empirical Fisher taken per example instead of per batch (ours: a batch's mean gradient hides what cancels).
     """
@@ -37,7 +38,7 @@ def calibrate(
     finally:
         for handle in handles:
             handle.remove()
-    return gather.statistics(names)
+    return gather.statistics({name: model.get_submodule(name).bias is not None for name in names})
 
 
 class _Gather:
@@ -46,10 +47,11 @@ class _Gather:
     def __init__(self, fisher: bool) -> None:
         self.fisher = fisher
         self.moments: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
         self.rows: dict[str, Tensor] = {}
         self.inputs: dict[str, Tensor] = {}
         self.tokens = self.examples = 0
-        self.last: tuple[Tensor, Tensor] | None = None
+        self.last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def begin(self, mask: Tensor) -> None:
         self.mask = mask.unsqueeze(-1)
@@ -70,8 +72,10 @@ class _Gather:
             self.inputs[name] = x
         if self.last is None or self.last[0] is not x and self.last[0].data_ptr() != x.data_ptr():
             real = (x * self.mask).flatten(0, 1).float()
-            self.last = (x, (real.T @ real).double())  # Q, K and V see one input: compute it once
+            # Q, K and V see one input: compute it once
+            self.last = (x, (real.T @ real).double(), real.sum(0).double())
         self.moments[name] = self.moments.get(name, 0) + self.last[1]
+        self.sums[name] = self.sums.get(name, 0) + self.last[2]
 
     def backward(self, name: str, gradient: Tensor) -> None:
         if gradient.shape[:2] != self.mask.shape[:2]:
@@ -79,11 +83,12 @@ class _Gather:
         g = torch.einsum("bto,bti->boi", (gradient * self.mask).float(), self.inputs[name].float())
         self.rows[name] = self.rows.get(name, 0) + g.square().sum((0, 2)).double()
 
-    def statistics(self, names: list[str]) -> dict[str, Statistics]:
+    def statistics(self, biased: dict[str, bool]) -> dict[str, Statistics]:
         return {
             name: Statistics(
                 inputs=self.moments[name] / self.tokens,
+                mean=self.sums[name] / self.tokens if has_bias else None,
                 rows=self.rows[name] / self.examples if self.fisher else None,
             )
-            for name in names
+            for name, has_bias in biased.items()
         }

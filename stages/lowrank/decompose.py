@@ -7,7 +7,11 @@ that cutting the rank would make in that norm. Computed in float64.
 |---|---|---|---|---|
 | svd | I | I | ‖W − AB‖ | Eckart–Young; MaKD's start |
 | fisher | diag(√Σ_j E[g_ij²]) | I | rows weighted by the loss's gradients | FWSVD (Hsu et al. 2022), eq. 6 |
-| whitened | I | chol(E[x xᵀ]) | ‖X Wᵀ − X (AB)ᵀ‖, the output's error | DRONE (Chen et al. 2021), SVD-LLM (Wang et al. 2025) |
+| whitened | I | chol(C) | ‖X Wᵀ − X (AB)ᵀ‖, the output's error | DRONE (Chen et al. 2021), SVD-LLM (Wang et al. 2025) |
+
+C is E[x xᵀ] in those papers. Where the map has a bias, ours is the covariance E[(x−μ)(x−μ)ᵀ] instead: what the factors
+miss of the mean input is a constant, (W − AB) μ, which the bias takes up at no cost. It leaves the least output error
+that any affine map of that rank can have; activations of Transformers have large means.
 """
 
 from dataclasses import dataclass
@@ -22,8 +26,15 @@ class Statistics:
 
     inputs: Tensor
     """Second moment of the input, E[x xᵀ] over real tokens; (in, in), float64."""
+    mean: Tensor | None = None
+    """Mean of the input, μ; (in,), float64. Given where a bias can take it up."""
     rows: Tensor | None = None
     """Fisher information of each row, Σ_j E[g_ij²]; (out,), float64. Only `fisher` needs it."""
+
+    @property
+    def covariance(self) -> Tensor:
+        """Second moment around the mean where that is given, around 0 otherwise."""
+        return self.inputs if self.mean is None else self.inputs - torch.outer(self.mean, self.mean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +79,7 @@ def decompose(weight: Tensor, method: str, statistics: Statistics) -> Decomposit
         left = left.clamp_min(left.max() * 1e-3 + torch.finfo(torch.float64).tiny)  # a dead row must stay solvable
         w = left[:, None] * w
     if method == "whitened":
-        scale = cholesky(statistics.inputs)
+        scale = cholesky(statistics.covariance)
         w = w @ scale
     u, s, v = torch.linalg.svd(w, full_matrices=False)
     if scale is not None:
@@ -88,9 +99,20 @@ def cholesky(moment: Tensor) -> Tensor:
         ridge = max(ridge * 10, 1e-10)
 
 
-def output_error(weight: Tensor, factors: tuple[Tensor, Tensor], moment: Tensor) -> float:
-    """‖X Wᵀ − X (AB)ᵀ‖ / ‖X Wᵀ‖ on the calibration text; ‖X M‖² = tr(M C Mᵀ) needs only C = E[x xᵀ]."""
-    w = weight.detach().double()
-    missing = w - factors[0].double() @ factors[1].double()
-    energy = [((m @ moment) * m).sum().clamp_min(0) for m in (missing, w)]
+def shift(weight: Tensor, factors: tuple[Tensor, Tensor], statistics: Statistics) -> Tensor:
+    """What the bias has to take up so that the mean input gives the same output: (W − AB) μ, (out,) in float32."""
+    return (_missing(weight, factors) @ statistics.mean).float()
+
+
+def output_error(weight: Tensor, factors: tuple[Tensor, Tensor], statistics: Statistics) -> float:
+    """‖X Wᵀ − X (AB)ᵀ‖ / ‖X Wᵀ‖ on the calibration text, around the mean where a bias takes that up.
+
+    ‖X M‖² = tr(M C Mᵀ) needs only the second moment C.
+    """
+    matrices = (_missing(weight, factors), weight.detach().double())
+    energy = [((m @ statistics.covariance) * m).sum().clamp_min(0) for m in matrices]
     return float((energy[0] / energy[1]).sqrt())
+
+
+def _missing(weight: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
+    return weight.detach().double() - factors[0].double() @ factors[1].double()

@@ -119,13 +119,19 @@ def thin(module: nn.Module, rank: int) -> nn.Module:
     return LowRankLinear(inputs=inputs, outputs=outputs, rank=rank, bias=module.bias is not None)
 
 
-def assemble(base: PreTrainedModel, factors: dict[str, tuple[Tensor, Tensor]], auto_class: str) -> LowRankModel:
+def assemble(
+    base: PreTrainedModel,
+    factors: dict[str, tuple[Tensor, Tensor]],
+    auto_class: str,
+    shifts: dict[str, Tensor] | None = None,
+) -> LowRankModel:
     """A low-rank copy of a dense model.
 
     Args:
         base: the dense model; left as it is.
         factors: module name in `base` -> (A, B) with shapes (out, r) and (r, in).
         auto_class: name of the Auto class that makes the base architecture.
+        shifts: module name -> what is added to its bias, (out,).
     """
     ranks = {f"base.{name}": len(b) for name, (_, b) in factors.items()}
     described = {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"}
@@ -136,7 +142,7 @@ def assemble(base: PreTrainedModel, factors: dict[str, tuple[Tensor, Tensor]], a
             b = b.T  # an embedding's second factor is applied as a linear map, whose weight is (out, in)
         weights[f"base.{name}.A.weight"], weights[f"base.{name}.B.weight"] = a, b.contiguous()
         if (bias := weights.pop(f"base.{name}.bias", None)) is not None:
-            weights[f"base.{name}.A.bias"] = bias
+            weights[f"base.{name}.A.bias"] = bias + (shifts or {}).get(name, 0)
         del weights[f"base.{name}.weight"]
     model.load_state_dict(weights, strict=True)
     model.config.architectures = ["LowRankModel"]

@@ -1,0 +1,214 @@
+"""Training: accumulation, processes, resuming and repetition must not change where it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages.distill import distill
+from stages.evaluate import evaluate
+from stages.factorize import factorize
+from stages.finetune import finetune
+from stages.prepare import prepare
+from stages.settings import BadInput, Base, Calibration, Data, Distill, Evaluate, Factorize, Finetune, Prepare
+from stages.tasks import Task
+from stages.tracking import Run
+
+REVIEWS = Task(text=["text"], labels=["bad", "good"])
+SMALL = {"epochs": 2, "batch_size": 16, "log_every": 1, "learning_rate": 1e-3, "warmup": 0.0}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_model, tiny_data) -> Path:
+    """A prepared task, its teacher and its student, as the stages leave them."""
+    place = tmp_path_factory.mktemp("chain")
+    for name in ("prepare", "finetune", "factorize"):
+        (place / name).mkdir()
+    data = Data(source=str(tiny_data), custom={"reviews": REVIEWS})
+    prepare(
+        name="reviews",
+        task=REVIEWS,
+        data=data,
+        base=Base(model=str(tiny_model)),
+        settings=Prepare(max_length=32),
+        seed=1,
+        output=place / "prepare",
+        run=Run(),
+    )
+    finetune(
+        Finetune(**SMALL),
+        base=Base(model=str(tiny_model)),
+        data=place / "prepare/data",
+        output=place / "finetune",
+        state=place / "state",
+        seed=1,
+        run=Run(),
+    )
+    factorize(
+        Factorize(budget=0.5, multiple_of=1, calibration=Calibration(examples=64)),
+        data=place / "prepare/data",
+        teacher=place / "finetune/model",
+        output=place / "factorize",
+        seed=1,
+        run=Run(),
+    )
+    return place
+
+
+def train_only(place: Path, output: Path, seed: int = 1, **changes) -> dict:
+    output.mkdir(exist_ok=True)
+    return distill(
+        Distill(**SMALL | changes),
+        data=place / "prepare/data",
+        teacher=place / "finetune/model",
+        student=place / "factorize/model",
+        output=output,
+        state=output / "state",
+        seed=seed,
+        run=Run(),
+    )
+
+
+def run_distill(place: Path, output: Path, seed: int = 1, **changes) -> tuple[dict, dict[str, torch.Tensor]]:
+    metrics = train_only(place, output, seed, **changes)
+    return metrics, load_file(output / "model/model.safetensors")
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def test_the_student_is_half_its_teacher_and_comes_closer(place, tmp_path):
+    metrics, _ = run_distill(place, tmp_path / "a", epochs=4)
+    share = json.loads((place / "factorize/metrics.json").read_text())["layer_share"]
+    assert 0.495 <= share <= 0.5
+    history = pd.read_csv(tmp_path / "a/history.csv")
+    for term in ("kl", "attention_kl", "hidden", "matrices"):
+        points = history[f"loss/{term}"].dropna()
+        assert points.iloc[-5:].mean() < points.iloc[:5].mean()
+    shares = history[[c for c in history if c.startswith("share/")]].dropna()
+    assert shares.sum(axis=1).to_numpy() == pytest.approx(1.0)
+    rows = evaluate(
+        Evaluate(),
+        data=place / "prepare/data",
+        models={"teacher": place / "finetune/model", "student": tmp_path / "a/model"},
+        output=tmp_path,
+        seed=0,
+        run=Run(),
+    )
+    assert rows["student"]["score"] == pytest.approx(metrics["accuracy"])
+    assert rows["student"]["macs_per_token"] < 0.6 * rows["teacher"]["macs_per_token"]
+
+
+def test_same_seed_same_weights_and_another_seed_others(place, tmp_path):
+    _, first = run_distill(place, tmp_path / "a", epochs=1)
+    _, again = run_distill(place, tmp_path / "b", epochs=1)
+    _, other = run_distill(place, tmp_path / "c", epochs=1, seed=2)
+    assert distance(first, again) == 0
+    assert distance(first, other) > 0
+
+
+def test_accumulation_gives_the_same_steps(place, tmp_path):
+    _, whole = run_distill(place, tmp_path / "a", batch_size=8, epochs=1)
+    _, split = run_distill(place, tmp_path / "b", batch_size=2, gradient_accumulation=4, epochs=1)
+    _, other = run_distill(place, tmp_path / "c", batch_size=2, epochs=1)
+    assert distance(whole, split) < 1e-4
+    assert distance(whole, other) > 1e-2
+
+
+def test_two_processes_are_one_with_twice_the_batch(place, tmp_path):
+    _, one = run_distill(place, tmp_path / "one", batch_size=16, epochs=1)
+    (tmp_path / "two").mkdir()
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys; sys.path[:0] = [{tests!r}, {root!r}]\n"
+        "from pathlib import Path; from test_training import train_only\n"
+        "train_only(Path({place!r}), Path({output!r}), batch_size=8, epochs=1)\n".format(
+            tests=str(Path(__file__).parent),
+            root=str(Path(__file__).parent.parent),
+            place=str(place),
+            output=str(tmp_path / "two"),
+        )
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(program)]
+    done = subprocess.run(launch, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert distance(one, load_file(tmp_path / "two/model/model.safetensors")) < 1e-4
+
+
+@pytest.mark.parametrize("verb", ["finetune", "distill"])
+def test_a_killed_run_resumes_and_ends_at_the_same_place(verb, place, tmp_path, tiny_model, monkeypatch):
+    """Dies in the second of three epochs, between two checkpoints, with a half-written checkpoint left behind."""
+    from transformers import TrainerCallback
+
+    import stages.training
+
+    def go(output: Path, state: Path):
+        output.mkdir(exist_ok=True)
+        common = {"data": place / "prepare/data", "output": output, "state": state, "seed": 3, "run": Run()}
+        if verb == "finetune":
+            finetune(Finetune(**SMALL | {"epochs": 3}), base=Base(model=str(tiny_model)), **common)
+        else:
+            students = {"teacher": place / "finetune/model", "student": place / "factorize/model"}
+            distill(Distill(**SMALL | {"epochs": 3}), **students, **common)
+        return load_file(output / "model/model.safetensors"), (output / "history.csv").read_text()
+
+    class Killed(Exception):
+        pass
+
+    class Kill(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 14:
+                raise Killed
+
+    whole = go(tmp_path / "whole", tmp_path / "state-a")
+    original = stages.training.History
+    monkeypatch.setattr(stages.training, "_Mark", lambda real=stages.training._Mark: real())
+    monkeypatch.setattr(stages.training, "History", lambda run: Kill())
+    with pytest.raises(Killed):
+        go(tmp_path / "killed", tmp_path / "state-b")
+    assert not (tmp_path / "killed/model").exists()
+    checkpoints = list((tmp_path / "state-b").glob("*/checkpoint-*"))
+    assert [c.name for c in checkpoints] == ["checkpoint-10"]
+    (checkpoints[0].parent / "checkpoint-13").mkdir()  # killed while writing
+    monkeypatch.setattr(stages.training, "History", original)
+    resumed = go(tmp_path / "killed", tmp_path / "state-b")
+    assert distance(whole[0], resumed[0]) == 0
+    assert whole[1] == resumed[1]
+
+
+def test_checkpoints_of_other_settings_are_not_resumed(place, tmp_path):
+    _, expected = run_distill(place, tmp_path / "a", epochs=1, learning_rate=2e-3)
+    run_distill(place, tmp_path / "b", epochs=1)
+    _, found = run_distill(place, tmp_path / "b", epochs=1, learning_rate=2e-3)
+    assert distance(expected, found) == 0
+
+
+@pytest.mark.parametrize("hierarchy", ["stages", "rotate"])
+def test_hierarchies_train(hierarchy, place, tmp_path):
+    run_distill(place, tmp_path / "a", hierarchy=hierarchy, epochs=3, stage_shares=(0.34, 0.33, 0.33))
+    history = pd.read_csv(tmp_path / "a/history.csv")
+    kl, layer = history["loss/kl"].notna(), history["loss/hidden"].notna()
+    assert (kl & layer).any() == (hierarchy == "rotate")
+    assert kl.any() and layer.any()
+
+
+def test_gradient_norms_equal_backward(place, tmp_path):
+    run_distill(place, tmp_path / "a", epochs=0.1, gradient_norms=True, objectives={
+        "kl": None, "attention_kl": None, "matrices": None, "hidden": {"weight": 1.0}
+    })
+    history = pd.read_csv(tmp_path / "a/history.csv")
+    # with one term its norm is the whole gradient's, which the Trainer takes for itself
+    assert history["gradient/hidden"].dropna().to_numpy() == pytest.approx(history["grad_norm"].dropna().to_numpy(), rel=1e-4)
+
+
+def test_a_layer_that_does_not_exist_is_refused_before_training(place, tmp_path):
+    with pytest.raises(BadInput, match=r"distill.objectives.hidden: layers \[7\] do not exist: .* layers 1 to 2"):
+        run_distill(place, tmp_path / "a", objectives={"hidden": {"layers": [1, 7]}})
