@@ -64,7 +64,8 @@ class Predictor:
         self.tokenizer, self._padding = _tokenizer(
             self.folder / "tokenizer.json", self.manifest["max_length"]
         )
-        self.session = _session(self.folder / path, threads, provider)
+        self.path = self.folder / path
+        self.session = _session(self.path, threads, provider)
         self.inputs: list[str] = [entry.name for entry in self.session.get_inputs()]
 
     def predict(self, texts: Sequence[Text], batch_size: int = 32) -> list[dict[str, str | float]]:
@@ -84,7 +85,7 @@ class Predictor:
         ]
 
     def logits(self, texts: Sequence[Text], batch_size: int = 32) -> np.ndarray:
-        """Logits (texts, outputs) float32 in the order given; similar lengths share a batch to save padding."""
+        """Logits (texts, outputs) float32 in the order given; texts of similar length share a batch."""
         encodings = self.encode(texts)
         order = sorted(range(len(texts)), key=lambda i: len(encodings[i].ids))
         out = np.empty((len(texts), len(self.labels)), dtype=np.float32)

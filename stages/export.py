@@ -71,6 +71,13 @@ def export(
     return manifest
 
 
+def known_as(base: str) -> str:
+    """What the world calls the pretrained model: its hub id, or a folder's bare name."""
+    if base == "minilm":
+        return "sentence-transformers/all-MiniLM-L6-v2"
+    return Path(base).expanduser().name if Path(base).expanduser().is_dir() else base
+
+
 def report(manifest: dict[str, Any]) -> str:
     """One line per variant, for the terminal."""
     lines = []
@@ -99,7 +106,7 @@ if __name__ == "__main__":
         made = export(
             job.params.export,
             name=job.name,
-            base=job.params.base.model,
+            base=known_as(job.params.base.model),
             max_length=job.params.prepare.max_length,
             data=job.of("prepare", "data"),
             teacher=job.of("finetune", "model"),

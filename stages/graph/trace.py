@@ -35,7 +35,7 @@ def trace(
     import torch
 
     example = {name: torch.ones(2, 7, dtype=torch.int64) for name in inputs}
-    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=2, max=_longest(model))}
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=2, max=positions(model))}
     try:
         with quiet():
             model.set_attn_implementation("sdpa")
@@ -52,12 +52,25 @@ def trace(
                 optimize=True,
                 verbose=False,
             )
+        _strip(path)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise BadInput(
             f"the ONNX exporter cannot take {base(model).config.model_type} at opset {opset}: {reason}; "
             "choose another base.model"
         ) from error
+
+
+def _strip(path: Path) -> None:
+    """Takes out where each node came from: stack traces name local folders and differ from run to run."""
+    import onnx
+
+    model = onnx.load(path)
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    del model.graph.metadata_props[:]
+    onnx.save(model, path)
 
 
 @contextmanager
@@ -79,8 +92,8 @@ def base(model: "PreTrainedModel") -> "PreTrainedModel":
     return model if inner is None else inner
 
 
-def _longest(model: "PreTrainedModel") -> int:
-    """Positions that the model has; RoBERTa's start behind the padding id."""
+def positions(model: "PreTrainedModel") -> int:
+    """The most tokens that the model reads; RoBERTa's positions start behind the padding id."""
     config: PretrainedConfig = base(model).config
     positions = getattr(config, "max_position_embeddings", 512)
     return positions - (

@@ -1,0 +1,262 @@
+"""Teacher's and student's graphs in; latency, throughput and memory side by side out.
+
+All models answer the same batches in the same process, through ONNX Runtime with a fixed number of threads
+that do not spin. They take turns: each round draws new batches, every model runs them, and who begins
+rotates, so that a busy machine slows all of them alike. The figure that counts is the ratio, teacher's time
+over student's within one round, median over the rounds; above 1 the student is faster. Tokenizing, the same
+for all, is not timed.
+
+Length `real`: batches of validation sentences drawn with a seed, padded to the longest of the batch.
+
+    python -m serving.benchmark --task sst2
+"""
+
+import json
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.command import command
+from stages.settings import BadInput, Benchmark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from tokenizers import Encoding
+
+    from serving.predictor import Predictor
+    from stages.tracking import Run
+
+Batch = dict[str, "np.ndarray"]
+TEACHER = "teacher/fp32"
+RUNS_PER_ROUND = 8
+
+
+def benchmark(
+    settings: Benchmark,
+    *,
+    name: str,
+    data: Path,
+    teacher: Path,
+    student: Path,
+    output: Path,
+    seed: int,
+    run: "Run",
+) -> dict[str, Any]:
+    """Writes `metrics.json` and `latency.png`; returns the metrics (milliseconds, sentences/s, bytes).
+
+    Args:
+        name: the task's name; the latency is put on the model registered as `makd-<name>`.
+        teacher, student: folders that export wrote.
+
+    Raises:
+        BadInput: the provider is not there, or a folder is not what export wrote.
+    """
+    from tqdm import tqdm
+
+    from serving.predictor import ModelError
+
+    before, places = os.getloadavg(), _places(settings, teacher, student)
+    try:
+        models = {who: _open(settings, *place) for who, place in places.items()}
+    except ModelError as error:
+        raise BadInput(f"benchmark: {error}") from error
+    _check_lengths(settings, models[TEACHER])
+    sentences = _sentences(data, models[TEACHER])
+    cells, ratio = [], {}
+    for length, size in tqdm(
+        list(product(settings.lengths, settings.batch_sizes)), desc="benchmark", unit="cell"
+    ):
+        draw = _drawer(models[TEACHER], sentences, length, size, seed)
+        rounds = _measure(models, draw, settings.seconds)
+        cells += [_cell(who, length, size, times) for who, times in rounds.items()]
+        for who in list(rounds)[1:]:
+            ratio[f"{who.removeprefix('student/')}/{length}/{size}"] = _ratio(rounds, who)
+    metrics = {
+        "cells": cells,
+        "ratio": ratio,
+        "threads": settings.threads,
+        "provider": settings.provider,
+        "load": {"before": before[0], "after": os.getloadavg()[0], "cores": os.cpu_count()},
+        "bytes": {who: model.path.stat().st_size for who, model in models.items()},
+        "resident_bytes": {who: _resident(settings, *place) for who, place in places.items()},
+    }
+    (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf8")
+    _plot(name, settings, cells, output / "latency.png")
+    _track(run, name, metrics)
+    return metrics
+
+
+def _places(settings: Benchmark, teacher: Path, student: Path) -> dict[str, tuple[Path, str]]:
+    """Folder and variant of each model; a variant that export refused is left out."""
+    rows = json.loads((student / "manifest.json").read_text(encoding="utf8"))["variants"]
+    variants = [variant for variant in settings.variants if "refused" not in rows.get(variant, {})]
+    return {TEACHER: (teacher, "fp32")} | {f"student/{variant}": (student, variant) for variant in variants}
+
+
+def _open(settings: Benchmark, folder: Path, variant: str) -> "Predictor":
+    from serving.predictor import Predictor
+
+    return Predictor(folder, variant, threads=settings.threads, provider=settings.provider)
+
+
+def _check_lengths(settings: Benchmark, predictor: "Predictor") -> None:
+    most = predictor.manifest["positions"]
+    if wrong := [length for length in settings.lengths if length != "real" and not 2 <= length <= most]:
+        raise BadInput(f"benchmark.lengths has {wrong[0]}, but this model reads 2 to {most} tokens")
+
+
+def _sentences(data: Path, predictor: "Predictor") -> list["Encoding"]:
+    from stages.tasks.splits import read_split
+
+    rows = read_split(data, "validation")
+    pairs = "text_pair" in rows.column_names
+    return predictor.encode(
+        list(zip(rows["text"], rows["text_pair"], strict=True)) if pairs else list(rows["text"])
+    )
+
+
+def _drawer(
+    predictor: "Predictor", sentences: list["Encoding"], length: str | int, size: int, seed: int
+) -> "Callable[[], Batch]":
+    """What gives a new batch (size, tokens) at each call; the same sequence for the same seed."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+
+    def draw() -> Batch:
+        rows = [sentences[i] for i in rng.integers(len(sentences), size=size)]
+        if length == "real":
+            return predictor.pad(rows)
+        ids = np.resize(np.concatenate([row.ids for row in rows]), (size, length))
+        whole = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        return {name: whole[name] for name in predictor.inputs}
+
+    return draw
+
+
+def _measure(
+    models: dict[str, "Predictor"], draw: "Callable[[], Batch]", seconds: float
+) -> dict[str, list[list[float]]]:
+    """Seconds of every run, by model and round; at least three rounds, `seconds` a model in all."""
+    slowest = max(_time(model, draw()) for model in models.values() for _ in range(3))  # warms up, too
+    runs = int(min(RUNS_PER_ROUND, max(1, seconds / 5 / slowest)))
+    rounds: dict[str, list[list[float]]] = {who: [] for who in models}
+    order, start = list(models), time.perf_counter()
+    while len(rounds[order[0]]) < 3 or time.perf_counter() - start < seconds * len(models):
+        batches = [draw() for _ in range(runs)]
+        for who in order:
+            rounds[who].append([_time(models[who], batch) for batch in batches])
+        order = order[1:] + order[:1]
+    return rounds
+
+
+def _time(model: "Predictor", batch: Batch) -> float:
+    start = time.perf_counter()
+    model.run(batch)
+    return time.perf_counter() - start
+
+
+def _cell(who: str, length: str | int, size: int, rounds: list[list[float]]) -> dict[str, Any]:
+    import numpy as np
+
+    times = 1000 * np.concatenate(rounds)
+    p50, p95, p99 = np.percentile(times, [50, 95, 99])
+    model, variant = who.split("/")
+    return {
+        "model": model,
+        "variant": variant,
+        "length": length,
+        "batch_size": size,
+        "p50_ms": float(p50),
+        "p95_ms": float(p95),
+        "p99_ms": float(p99),
+        "per_second": 1000 * size * len(times) / float(times.sum()),
+        "runs": len(times),
+    }
+
+
+def _ratio(rounds: dict[str, list[list[float]]], who: str) -> float:
+    """Median over the rounds of teacher's time / student's time on the same batches."""
+    import numpy as np
+
+    pairs = zip(rounds[TEACHER], rounds[who], strict=True)
+    return float(np.median([sum(teacher) / sum(student) for teacher, student in pairs]))
+
+
+def _resident(settings: Benchmark, folder: Path, variant: str) -> int:
+    """Memory that a model adds to a process of its own when loaded and run once, in bytes."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_grown, settings, folder, variant).result()
+
+
+def _grown(settings: Benchmark, folder: Path, variant: str) -> int:
+    import numpy as np
+    import onnxruntime  # noqa: F401  (its own memory is not the model's)
+    import psutil
+    import tokenizers  # noqa: F401
+
+    before = psutil.Process().memory_info().rss
+    model = _open(settings, folder, variant)
+    model.run({name: np.ones((1, 128), dtype=np.int64) for name in model.inputs})
+    return psutil.Process().memory_info().rss - before
+
+
+def _plot(name: str, settings: Benchmark, cells: list[dict[str, Any]], path: Path) -> None:
+    """Milliseconds a sentence (p50 of a batch / its size), one panel per length, bars side by side."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1 + 5 * len(settings.lengths), 4.5), layout="constrained")
+    whos = list(dict.fromkeys((cell["model"], cell["variant"]) for cell in cells))
+    for axes, length in zip(
+        figure.subplots(1, len(settings.lengths), squeeze=False)[0], settings.lengths, strict=True
+    ):
+        for k, who in enumerate(whos):
+            own = [c for c in cells if (c["model"], c["variant"]) == who and c["length"] == length]
+            places = [i + 0.8 * (k - (len(whos) - 1) / 2) / len(whos) for i in range(len(own))]
+            heights = [c["p50_ms"] / c["batch_size"] for c in own]
+            bars = axes.bar(places, heights, 0.75 / len(whos), label=" ".join(who))
+            axes.bar_label(bars, fmt="%.3g", fontsize=8)
+        axes.set_xticks(range(len(settings.batch_sizes)), settings.batch_sizes)
+        title = "real lengths" if length == "real" else f"{length} tokens"
+        axes.set(title=title, xlabel="batch size", ylabel="p50, ms per sentence", ymargin=0.1)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    figure.suptitle(f"{name}: ONNX Runtime, {settings.provider}, {settings.threads} thread(s)")
+    figure.savefig(path, dpi=120)
+
+
+def _track(run: "Run", name: str, metrics: dict[str, Any]) -> None:
+    found = {f"ratio/{key}": value for key, value in metrics["ratio"].items()}
+    for cell in metrics["cells"]:
+        key = "/".join(str(cell[k]) for k in ("model", "variant", "length", "batch_size"))
+        found |= {f"{key}/{figure}": cell[figure] for figure in ("p50_ms", "p95_ms", "p99_ms", "per_second")}
+    run.metrics(found | {f"resident_bytes/{who}": size for who, size in metrics["resident_bytes"].items()})
+    first = next(cell for cell in metrics["cells"] if cell["model"] == "student")
+    run.tag_model(f"makd-{name}", {"latency_ms": round(first["p50_ms"], 3)})
+
+
+def report(name: str, metrics: dict[str, Any]) -> str:
+    """One line per ratio, for the terminal."""
+    ratios = metrics["ratio"].items()
+    return "\n".join(f"{name} student {key}: {value:.2f} x the teacher's speed" for key, value in ratios)
+
+
+if __name__ == "__main__":
+    with command(Benchmark, __doc__, "task") as job:
+        made = benchmark(
+            job.params.benchmark,
+            name=job.name,
+            data=job.of("prepare", "data"),
+            teacher=job.of("teacher"),
+            student=job.of("export"),
+            output=job.output,
+            seed=job.params.seed,
+            run=job.run,
+        )
+        print(report(job.name, made))
