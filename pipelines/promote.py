@@ -100,7 +100,7 @@ def _decide(
     for version in filter(None, (challenger, champion)):
         if missing := [figure for figure in FIGURES if figure not in version.tags]:
             return False, [
-                f"version {version.version} has no {', '.join(missing)}; run export and benchmark for it"
+                f"version {version.version} lacks {', '.join(missing)}; run its export and benchmark"
             ]
     if champion is None:
         return True, ["there was no champion"]

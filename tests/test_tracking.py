@@ -158,6 +158,7 @@ def test_first_use_by_four_at_once_with_one_parent_and_a_failure_told(tmp_path: 
     assert failed.data.tags["makd.error"] == "ValueError: weights went to infinity"
 
 
+@pytest.mark.slow
 def test_a_killed_stage_is_told_as_killed(tmp_path: Path) -> None:
     from stages.tracking.journal import left_over
 

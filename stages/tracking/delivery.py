@@ -85,6 +85,10 @@ class Delivery:
         except MlflowException as error:
             if error.error_code not in REFUSALS or kind == "start":
                 raise
+            if len(entries) > 1:  # one bad line must not take the others with it
+                for entry in entries:
+                    self._once(kind, [entry])
+                return
             print(f"tracking: MLflow refused a line ({kind}) of {self._journal.id}: {error}", flush=True)
 
     def _connect(self) -> None:
