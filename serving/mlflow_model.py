@@ -21,7 +21,10 @@ class TextModel(PythonModel):
         self._predictor = Predictor(Path(context.artifacts["model"]))
 
     def predict(
-        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
+        self,
+        context: PythonModelContext,
+        model_input,  # no type hint: MLflow would take it for the schema
+        params: dict[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """Answers a table with the columns of the signature: one text, or `text` and `text_pair`."""
         columns = [model_input[name].tolist() for name in model_input.columns]

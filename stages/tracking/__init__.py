@@ -7,9 +7,10 @@
 The stage only appends to a journal on disk (`.makd/journal/`, journal.py). A process beside it (follower.py)
 sends the journal to MLflow (delivery.py). A server that is down, goes away or comes back costs the stage
 nothing: there is one warning, and what could not be sent is sent by the next stage or by
-`python -m stages.tracking`.
+`python -m stages.tracking`. `MAKD_TRACKING=off` in the environment tracks nothing.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ def run(verb: str, task: str, recipe: str, params: Params) -> Iterator[Run]:
         task, recipe: empty where the stage has none.
         params: all of params.yaml; the verb's blocks are logged.
     """
-    if not context.is_main():
+    if not context.is_main() or os.environ.get("MAKD_TRACKING") == "off":
         yield Run()
         return
     if threading.current_thread() is threading.main_thread():

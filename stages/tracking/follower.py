@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from stages.tracking.delivery import Delivery
@@ -18,10 +19,11 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "OMP_NUM_THREADS": "1",
 }
 """MLflow's own defaults try for minutes; the journal makes that needless."""
-PERIOD, PAUSE, WAIT = 0.5, 20.0, 15.0
+PERIOD, PAUSE, WAIT = 0.5, 20.0, 5.0
 """Seconds between two looks at the journal, between two tries when offline, that a stage waits at its end."""
 
 
@@ -32,11 +34,9 @@ def start(journal: Journal) -> subprocess.Popen[bytes]:
 
 
 def wait(follower: subprocess.Popen[bytes]) -> None:
-    """Waits until all is sent or given up; a long upload goes on without the stage."""
-    try:
+    """Waits until all is sent or given up, but not for long: the follower ends by itself."""
+    with suppress(subprocess.TimeoutExpired):
         follower.wait(WAIT)
-    except subprocess.TimeoutExpired:
-        say("the stage has ended, its record is still being sent in the background")
 
 
 def follow(journal: Journal, root: Path) -> None:
@@ -69,7 +69,9 @@ def follow(journal: Journal, root: Path) -> None:
 def prepare() -> None:
     """Short timeouts, no telemetry, no chatter."""
     import logging
+    import warnings
 
+    warnings.simplefilter("ignore")
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     import mlflow  # noqa: F401  (sets its own logging up)

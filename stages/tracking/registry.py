@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
+    from pandas import DataFrame
 
 
 def register(
@@ -52,6 +53,7 @@ def _log(
     code = Path(serving.__file__).parent
     model = client.create_logged_model(experiment, name=name, source_run_id=run, tags=tags)
     Model.log(
+        artifact_path=None,
         name=name,
         flavor=mlflow.pyfunc,
         run_id=run,
@@ -61,6 +63,7 @@ def _log(
         code_paths=[str(code)],
         pip_requirements=_requirements(),
         signature=_signature(pair),
+        input_example=_example(pair),
     )
     source = f"models:/{model.model_id}"
     made = client.create_model_version(
@@ -75,6 +78,12 @@ def _signature(pair: bool) -> "ModelSignature":
 
     texts = [ColSpec("string", "text"), ColSpec("string", "text_pair")] if pair else [ColSpec("string")]
     return ModelSignature(Schema(texts), Schema([ColSpec("string", "label"), ColSpec("double", "score")]))
+
+
+def _example(pair: bool) -> "list[str] | DataFrame":
+    from pandas import DataFrame
+
+    return DataFrame({"text": ["a fine film"], "text_pair": ["it is good"]}) if pair else ["a fine film"]
 
 
 def _requirements() -> list[str]:
