@@ -322,3 +322,11 @@ def test_card_never_names_a_local_folder(tmp_path: Path) -> None:
     assert known_as(str(tmp_path / "my-bert")) == "my-bert"
     assert known_as("minilm") == "sentence-transformers/all-MiniLM-L6-v2"
     assert known_as("bert-base-uncased") == "bert-base-uncased"
+
+
+def test_a_graph_that_does_not_run_is_an_error(tmp_path: Path) -> None:
+    from stages.graph.check import difference
+
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(BadInput, match=r"ONNX Runtime cannot run model\.onnx"):
+        difference(torch.nn.Identity(), tmp_path / "model.onnx", [])

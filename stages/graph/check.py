@@ -36,19 +36,28 @@ def singles(split: "Dataset", inputs: Sequence[str]) -> Iterator[Batch]:
 
 
 def difference(model: "PreTrainedModel", graph: Path, batches: Sequence[Batch]) -> float:
-    """Largest |logit of the graph - logit of PyTorch| over the batches, on the CPU."""
+    """Largest |logit of the graph - logit of PyTorch| over the batches, on the CPU.
+
+    Raises:
+        BadInput: ONNX Runtime cannot run the graph.
+    """
     import numpy as np
     import onnxruntime
     import torch
 
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        found = [session.run(["logits"], batch)[0] for batch in batches]
+    except Exception as error:  # its exceptions share no other base class
+        raise BadInput(
+            f"ONNX Runtime cannot run {graph.name} of this architecture: {str(error).splitlines()[0]}; "
+            "choose another base.model"
+        ) from error
     largest = 0.0
     with torch.inference_mode():
-        for batch in batches:
-            expected = model(
-                **{name: torch.from_numpy(array) for name, array in batch.items()}
-            ).logits.numpy()
-            largest = max(largest, float(np.abs(session.run(["logits"], batch)[0] - expected).max()))
+        for batch, logits in zip(batches, found, strict=True):
+            tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+            largest = max(largest, float(np.abs(logits - model(**tensors).logits.numpy()).max()))
     return largest
 
 
