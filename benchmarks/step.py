@@ -1,0 +1,174 @@
+"""What a distillation step costs over its floor.
+
+The floor is one forward pass of the teacher and one forward and backward pass of the student on the same batch, in
+the same precision: nothing that compares the two can cost less. Rounds are interleaved and the ratio is taken within
+each round, so that a shared machine's ups and downs cancel; the median over rounds is the figure.
+
+    python -m benchmarks.step                                # BERT-base shape, batch 8, 128 tokens
+    python -m benchmarks.step --hidden 384 --layers 6 --batch 32
+    python -m benchmarks.step --padding                      # tokens/s: grouped lengths against padding to 128
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from stages.distillation.capture import Batch, Capture
+from stages.distillation.objectives import Objectives
+from stages.lowrank.decompose import Statistics, decompose
+from stages.lowrank.modeling import assemble
+from stages.models.anatomy import Parts
+
+OFF = {"hard": None, "kl": None, "attention_kl": None, "hidden": None, "matrices": None}
+CASES: dict[str, Objectives] = {
+    "logits only": Objectives(**OFF | {"kl": {}}),
+    "layer level": Objectives(**OFF | {"kl": {}, "attention_kl": {}, "hidden": {}}),
+    "all terms": Objectives(),
+    "all terms, local matrices": Objectives(matrices={"mode": "local"}),
+}
+
+
+def main() -> None:
+    options = _options()
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    teacher, student = _models(options, device)
+    if options.padding:
+        return _padding(student, options, device)
+    shape = (options.batch, options.length)
+    inputs = {
+        "input_ids": torch.randint(1000, 2000, shape, device=device),
+        "attention_mask": torch.ones(shape, dtype=torch.long, device=device),
+    }
+    labels = torch.zeros(options.batch, dtype=torch.long, device=device)
+    cases = {name: _distillation(teacher, student, inputs, labels, terms) for name, terms in CASES.items()}
+    rounds = _rounds({"floor": _floor(teacher, student, inputs, labels)} | cases, options, device)
+    print(f"\n{device.type}, {options.precision}, {options.layers} x {options.hidden}, batch {shape}, "
+          f"{torch.get_num_threads()} threads, {options.rounds} rounds")
+    print(f"{'step':<28}{'ms':>9}{'over the floor':>16}{'quartiles':>16}")
+    for name in rounds[0]:
+        ratios = sorted(r[name] / r["floor"] for r in rounds)
+        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        ms = 1000 * statistics.median(r[name] for r in rounds)
+        print(f"{name:<28}{ms:>9.1f}{middle:>16.3f}{f'{low:.3f}-{high:.3f}':>16}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden", type=int, default=768)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--rank", type=int, default=256, help="rank of every matrix that it makes smaller")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's own choice")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--padding", action="store_true", help="compare grouped lengths with padding to --length")
+    return parser.parse_args()
+
+
+def _models(options: argparse.Namespace, device: torch.device):
+    config = BertConfig(
+        hidden_size=options.hidden,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.hidden // 64 or 1,
+        intermediate_size=4 * options.hidden,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    teacher = BertForSequenceClassification(config).eval().requires_grad_(False)
+    factors = {}
+    for name in Parts(teacher).matrix_names():
+        weight = teacher.get_submodule(name).weight
+        if options.rank * sum(weight.shape) < weight.numel():
+            moment = torch.eye(weight.shape[1], dtype=torch.float64)
+            factors[name] = decompose(weight, "svd", Statistics(inputs=moment)).factors(options.rank)
+    student = assemble(teacher, factors, "AutoModelForSequenceClassification").train()
+    return teacher.to(device), student.to(device)
+
+
+def _floor(teacher, student, inputs, labels) -> Callable[[], None]:
+    def step() -> None:
+        with torch.inference_mode():
+            teacher(**inputs)
+        student(**inputs, labels=labels).loss.backward()
+
+    return step
+
+
+def _distillation(teacher, student, inputs, labels, objectives: Objectives) -> Callable[[], None]:
+    terms = objectives.active()
+    depth = Parts(teacher).depth
+    aspects = {aspect for term in terms.values() for aspect in term.aspects(depth)}
+    of_teacher, of_student = Capture(teacher, aspects), Capture(student, aspects)
+
+    def step() -> None:
+        batch = Batch(mask=inputs["attention_mask"].float(), labels=labels)
+        with torch.inference_mode():
+            theirs = of_teacher(teacher, inputs, aspects)
+        ours = of_student(student, inputs, aspects)
+        sum(term.weight * term(ours, theirs, batch) for term in terms.values()).backward()
+
+    return step
+
+
+def _rounds(steps: dict[str, Callable[[], None]], options, device) -> list[dict[str, float]]:
+    rounds = []
+    for i in range(options.rounds + 2):
+        taken = {}
+        for name, step in steps.items():
+            with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+                taken[name] = _timed(step, device)
+        if i >= 2:  # the first two warm up
+            rounds.append(taken)
+    return rounds
+
+
+def _timed(step: Callable[[], None], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _padding(student, options, device) -> None:
+    """Tokens/s of training steps on lengths drawn like SST-2's: grouped by length, in random order, all padded."""
+    draw = torch.Generator().manual_seed(0)
+    lengths = (torch.empty(options.batch * 24).log_normal_(2.4, 0.6, generator=draw).int() + 3).clamp(4, 128).tolist()
+    ways = {
+        "padded to --length": [[options.length] * options.batch] * 24,
+        "padded to the batch": list(_batches(lengths, options.batch)),
+        "grouped by length": list(_batches(sorted(lengths), options.batch)),
+    }
+    speed: dict[str, list[float]] = {name: [] for name in ways}
+    for i in range(4):
+        for name, groups in ways.items():
+            seconds = sum(_timed(_plain(student, len(group), max(group), device), device) for group in groups)
+            if i:
+                speed[name].append(sum(lengths) / seconds)
+    base = statistics.median(speed["padded to --length"])
+    for name, values in speed.items():
+        print(f"{name:<22}{statistics.median(values):>10.0f} real tokens/s {statistics.median(values) / base:>6.2f}x")
+
+
+def _batches(lengths: list[int], size: int) -> Iterator[list[int]]:
+    return (lengths[i : i + size] for i in range(0, len(lengths), size))
+
+
+def _plain(student, batch: int, length: int, device) -> Callable[[], None]:
+    ids = torch.randint(1000, 2000, (batch, length), device=device)
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
+    return lambda: student(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
+
+
+if __name__ == "__main__":
+    main()
