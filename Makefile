@@ -10,7 +10,7 @@ DEVICE ?= $(shell uname -m | grep -q x86_64 && nvidia-smi -L >/dev/null 2>&1 && 
 # A local folder of CPU wheels is for machines without a GPU. uv does not read pip's setting, and a missing folder is
 # an error to it.
 WHEELS = $(if $(filter cpu,$(DEVICE)),$(wildcard $(PIP_FIND_LINKS)))
-INSTALL = $(if $(WHEELS),UV_FIND_LINKS=$(WHEELS)) $(BIN)/uv pip install --quiet --python $(BIN)/python
+INSTALL = $(if $(WHEELS),UV_FIND_LINKS=$(WHEELS)) $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
 # DVC starts stages as `python ...`: the environment's own must come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
