@@ -47,7 +47,7 @@ def chain(tmp_path_factory, tiny_model, tiny_data) -> Path:
         run=Run(),
     )
     finetune(
-        Finetune(epochs=8, batch_size=16, learning_rate=1e-3),
+        Finetune(epochs=12, batch_size=16, learning_rate=1e-3),
         base=base,
         data=data,
         output=place / "finetune",
@@ -56,7 +56,7 @@ def chain(tmp_path_factory, tiny_model, tiny_data) -> Path:
         run=Run(),
     )
     factorize(
-        Factorize(budget=0.9, multiple_of=1, decomposition="svd"),
+        Factorize(budget=0.95, multiple_of=1),
         data=data,
         teacher=place / "finetune/model",
         output=place / "factorize",
