@@ -49,8 +49,10 @@ def main() -> None:
     labels = torch.zeros(options.batch, dtype=torch.long, device=device)
     cases = {name: _distillation(teacher, student, inputs, labels, terms) for name, terms in CASES.items()}
     rounds = _rounds({"floor": _floor(teacher, student, inputs, labels)} | cases, options, device)
-    print(f"\n{device.type}, {options.precision}, {options.layers} x {options.hidden}, batch {shape}, "
-          f"{torch.get_num_threads()} threads, {options.rounds} rounds")
+    print(
+        f"\n{device.type}, {options.precision}, {options.layers} x {options.hidden}, batch {shape}, "
+        f"{torch.get_num_threads()} threads, {options.rounds} rounds"
+    )
     print(f"{'step':<28}{'ms':>9}{'over the floor':>16}{'quartiles':>16}")
     for name in rounds[0]:
         ratios = sorted(r[name] / r["floor"] for r in rounds)

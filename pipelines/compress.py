@@ -59,9 +59,7 @@ def run_stage(stage: str, force: bool, timeout: float, pipeline: str, slots: thr
     return Completed(message="done") if ran else Completed(name="Cached", message="unchanged, nothing to do")
 
 
-@flow(
-    task_runner=ThreadPoolTaskRunner(max_workers=1000)
-)  # waiting stages hold a thread, `max_parallel` the work
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=1000))  # waiting stages hold a thread, `max_parallel` the work
 def compress(
     stages: list[str] | None = None,
     only_task: str | None = None,

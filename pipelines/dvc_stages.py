@@ -94,9 +94,7 @@ def run(stage: str, *, force: bool, timeout: float, pipeline: str, log: Callable
     try:
         process.wait(timeout)
     except subprocess.TimeoutExpired:
-        raise StageFailed(
-            f"{stage} ran longer than `timeout` ({timeout:g} s) allows and was stopped"
-        ) from None
+        raise StageFailed(f"{stage} ran longer than `timeout` ({timeout:g} s) allows and was stopped") from None
     finally:
         _stop(process)
         _running.discard(process)

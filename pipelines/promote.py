@@ -37,9 +37,7 @@ class Gate:
 
     def __str__(self) -> str:
         verdict = "passed" if self.passed else "failed"
-        return (
-            f"{self.figure}: {self.challenger:g} against {self.champion:g}, limit {self.limit:g}: {verdict}"
-        )
+        return f"{self.figure}: {self.challenger:g} against {self.champion:g}, limit {self.limit:g}: {verdict}"
 
 
 def gates(challenger: dict[str, float], champion: dict[str, float], rules: Promote) -> list[Gate]:
@@ -51,10 +49,7 @@ def gates(challenger: dict[str, float], champion: dict[str, float], rules: Promo
     }
     return [
         Gate("score", challenger["score"], champion["score"], score, challenger["score"] >= score),
-        *(
-            Gate(name, challenger[name], champion[name], most[name], challenger[name] <= most[name])
-            for name in most
-        ),
+        *(Gate(name, challenger[name], champion[name], most[name], challenger[name] <= most[name]) for name in most),
     ]
 
 
@@ -73,9 +68,7 @@ def promote(task: str) -> bool:
     client = mlflow.MlflowClient(delivery.address(context.root()))
     challenger = _version(client, name, "challenger")
     if challenger is None:
-        raise BadInput(
-            f"--task {task}: no version of {name} is the challenger; run `dvc repro export@{task}` first"
-        )
+        raise BadInput(f"--task {task}: no version of {name} is the challenger; run `dvc repro export@{task}` first")
     promoted, reasons = _decide(challenger, _version(client, name, "champion"), rules)
     if promoted:
         client.set_registered_model_alias(name, "champion", challenger.version)
@@ -94,14 +87,10 @@ def _version(client: "MlflowClient", name: str, alias: str) -> "ModelVersion | N
         raise
 
 
-def _decide(
-    challenger: "ModelVersion", champion: "ModelVersion | None", rules: Promote
-) -> tuple[bool, list[str]]:
+def _decide(challenger: "ModelVersion", champion: "ModelVersion | None", rules: Promote) -> tuple[bool, list[str]]:
     for version in filter(None, (challenger, champion)):
         if missing := [figure for figure in FIGURES if figure not in version.tags]:
-            return False, [
-                f"version {version.version} lacks {', '.join(missing)}; run its export and benchmark"
-            ]
+            return False, [f"version {version.version} lacks {', '.join(missing)}; run its export and benchmark"]
     if champion is None:
         return True, ["there was no champion"]
     if champion.version == challenger.version:
@@ -117,9 +106,7 @@ def _figures(version: "ModelVersion") -> dict[str, float]:
 def _tell(name: str, version: str, promoted: bool, reasons: list[str]) -> None:
     verdict = f"{name} version {version} is {'the champion' if promoted else 'not promoted'}"
     lines = [f"## {verdict}", *(f"- {reason}" for reason in reasons)]
-    create_markdown_artifact(
-        "\n".join(lines), key=f"promote-{name.lower().replace('_', '-')}", description=verdict
-    )
+    create_markdown_artifact("\n".join(lines), key=f"promote-{name.lower().replace('_', '-')}", description=verdict)
     get_run_logger().info("%s: %s", verdict, "; ".join(reasons))
 
 

@@ -69,9 +69,7 @@ def benchmark(
     _check_lengths(settings, models[TEACHER])
     sentences = _sentences(data, models[TEACHER])
     cells, ratio = [], {}
-    for length, size in tqdm(
-        list(product(settings.lengths, settings.batch_sizes)), desc="benchmark", unit="cell"
-    ):
+    for length, size in tqdm(list(product(settings.lengths, settings.batch_sizes)), desc="benchmark", unit="cell"):
         draw = _drawer(models[TEACHER], sentences, length, size, seed)
         rounds = _measure(models, draw, settings.seconds)
         cells += [_cell(who, length, size, times) for who, times in rounds.items()]
@@ -116,9 +114,7 @@ def _sentences(data: Path, predictor: "Predictor") -> list["Encoding"]:
 
     rows = read_split(data, "validation")
     pairs = "text_pair" in rows.column_names
-    return predictor.encode(
-        list(zip(rows["text"], rows["text_pair"], strict=True)) if pairs else list(rows["text"])
-    )
+    return predictor.encode(list(zip(rows["text"], rows["text_pair"], strict=True)) if pairs else list(rows["text"]))
 
 
 def _drawer(
@@ -213,9 +209,7 @@ def _plot(name: str, settings: Benchmark, cells: list[dict[str, Any]], path: Pat
 
     figure = Figure(figsize=(1 + 5 * len(settings.lengths), 4.5), layout="constrained")
     whos = list(dict.fromkeys((cell["model"], cell["variant"]) for cell in cells))
-    for axes, length in zip(
-        figure.subplots(1, len(settings.lengths), squeeze=False)[0], settings.lengths, strict=True
-    ):
+    for axes, length in zip(figure.subplots(1, len(settings.lengths), squeeze=False)[0], settings.lengths, strict=True):
         for k, who in enumerate(whos):
             own = [c for c in cells if (c["model"], c["variant"]) == who and c["length"] == length]
             places = [i + 0.8 * (k - (len(whos) - 1) / 2) / len(whos) for i in range(len(own))]

@@ -58,12 +58,8 @@ class Predictor:
             _verify(self.folder, file, self.manifest["files"])
         config = json.loads((self.folder / "config.json").read_text(encoding="utf8"))
         self.regression: bool = config.get("problem_type") == "regression"
-        self.labels: list[str] = [
-            name for _, name in sorted(config["id2label"].items(), key=lambda i: int(i[0]))
-        ]
-        self.tokenizer, self._padding = _tokenizer(
-            self.folder / "tokenizer.json", self.manifest["max_length"]
-        )
+        self.labels: list[str] = [name for _, name in sorted(config["id2label"].items(), key=lambda i: int(i[0]))]
+        self.tokenizer, self._padding = _tokenizer(self.folder / "tokenizer.json", self.manifest["max_length"])
         self.path = self.folder / path
         self.session = _session(self.path, threads, provider)
         self.inputs: list[str] = [entry.name for entry in self.session.get_inputs()]
@@ -119,9 +115,7 @@ class Predictor:
         return self.session.run(["logits"], batch)[0]
 
     def _graph(self) -> str:
-        shipped = {
-            name: entry["file"] for name, entry in self.manifest["variants"].items() if "file" in entry
-        }
+        shipped = {name: entry["file"] for name, entry in self.manifest["variants"].items() if "file" in entry}
         if self.variant not in shipped:
             raise ModelError(f"variant {self.variant} is not in {self.folder}; it has {', '.join(shipped)}")
         return shipped[self.variant]
@@ -140,9 +134,7 @@ def _verify(folder: Path, name: str, digests: dict[str, str]) -> None:
         raise ModelError(f"{path} is missing; copy the whole folder again")
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != digests.get(name):
-            raise ModelError(
-                f"{path} differs from its checksum in manifest.json; copy the whole folder again"
-            )
+            raise ModelError(f"{path} differs from its checksum in manifest.json; copy the whole folder again")
 
 
 def _tokenizer(path: Path, max_length: int) -> tuple["Tokenizer", dict[str, int]]:
@@ -167,9 +159,7 @@ def _session(path: Path, threads: int, provider: str) -> "InferenceSession":
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     wanted = _PROVIDERS[provider]
-    session = onnxruntime.InferenceSession(
-        path, options, providers=list(dict.fromkeys([wanted, _PROVIDERS["cpu"]]))
-    )
+    session = onnxruntime.InferenceSession(path, options, providers=list(dict.fromkeys([wanted, _PROVIDERS["cpu"]])))
     if (got := session.get_providers()[0]) != wanted:
         raise ModelError(
             f"provider {provider} was asked for, but ONNX Runtime fell back to {got}; "

@@ -52,7 +52,8 @@ class Job:
         """Where another verb put what it made of this task."""
         path = OUTPUTS / Path(verb, self.name, *parts)
         if not path.exists():
-            raise BadInput(f"{path} does not exist; run `dvc repro` or `python -m stages.{verb} --task {self.name}` first")
+            maker = "export" if verb == "teacher" else verb  # export writes the teacher's graph too
+            raise BadInput(f"{path} does not exist; run `dvc repro {maker}@{self.name}` first")
         return path
 
 
@@ -84,9 +85,9 @@ def command(block: type, doc: str, *axes: str, verb: str = "") -> Iterator[Job]:
             for path in sorted(output.iterdir()):
                 if path.is_file():
                     run.artifact(path)
-    except (BadInput, ValueError) as error:
-        if not isinstance(error, BadInput) and "names `" not in str(error):
-            raise
+        if is_main():
+            shutil.rmtree(STATE / "state" / Path(verb, name, recipe), ignore_errors=True)
+    except BadInput as error:
         sys.exit(f"{verb}: {error}")
 
 
@@ -97,7 +98,12 @@ def staged(final: Path) -> Iterator[Path]:
     if is_main():
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        if is_main():
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     if not is_main():
         return
     final.mkdir(parents=True, exist_ok=True)

@@ -56,9 +56,7 @@ def compare(
 
     table = pd.DataFrame([row for name in tasks for row in _rows(settings, name, recipes, sources)])
     if table.empty:
-        raise BadInput(
-            f"{sources.evaluate} holds no scores of {', '.join(tasks)}; run `dvc repro evaluate` first"
-        )
+        raise BadInput(f"{sources.evaluate} holds no scores of {', '.join(tasks)}; run `dvc repro evaluate` first")
     table.to_csv(output / "table.csv", index=False)
     text = markdown(table, settings)
     (output / "table.md").write_text(text, encoding="utf8")
@@ -133,12 +131,8 @@ def markdown(table: "pd.DataFrame", settings: Compare) -> str:
     for task, rows in table.groupby("task", sort=False):
         ordered = rows.assign(first=rows.model == "teacher").sort_values(["first", "score"], ascending=False)
         lines = [_line(row) for row in ordered.to_dict("records")]
-        parts.append(
-            f"### {task}\n\n{tabulate(lines, headers='keys', tablefmt='github', disable_numparse=True)}\n"
-        )
-    return "\n".join(
-        [*parts, f"Latency: p50 of {_cell(settings)}; speed-up over the teacher's fp32 graph.\n"]
-    )
+        parts.append(f"### {task}\n\n{tabulate(lines, headers='keys', tablefmt='github', disable_numparse=True)}\n")
+    return "\n".join([*parts, f"Latency: p50 of {_cell(settings)}; speed-up over the teacher's fp32 graph.\n"])
 
 
 def _line(row: dict[str, Any]) -> dict[str, str]:

@@ -135,9 +135,7 @@ def onnxruntime_device() -> Finding:
     got = session_provider("CUDAExecutionProvider")
     if got == "CUDAExecutionProvider":
         return Finding("ok", got)
-    remedy = (
-        "python -m pip install 'onnxruntime-gpu[cuda,cudnn]' (CUDA 13, cuDNN 9; the driver must support it)"
-    )
+    remedy = "python -m pip install 'onnxruntime-gpu[cuda,cudnn]' (CUDA 13, cuDNN 9; the driver must support it)"
     return Finding("FAIL", f"a CUDA session silently fell back to {got}", remedy)
 
 
@@ -205,9 +203,7 @@ def disk(needed: float = 5.0) -> Finding:
     """Room for models, checkpoints and DVC's cache, in GB."""
     free = shutil.disk_usage(".").free / 1e9
     verdict = "ok" if free >= needed else "warn" if free >= 1 else "FAIL"
-    return Finding(
-        verdict, f"{free:.0f} GB free", "" if free >= needed else f"free some: {needed:g} GB are safe"
-    )
+    return Finding(verdict, f"{free:.0f} GB free", "" if free >= needed else f"free some: {needed:g} GB are safe")
 
 
 def writable() -> Finding:

@@ -35,7 +35,9 @@ def evaluate(settings: Evaluate, *, data: Path, models: dict[str, Path], output:
             row |= compared(row, logits, teacher, reference)
         metrics[name] = row
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    run.metrics({f"{name}/{k}": v for name, row in metrics.items() for k, v in row.items() if isinstance(v, int | float)})
+    run.metrics(
+        {f"{name}/{k}": v for name, row in metrics.items() for k, v in row.items() if isinstance(v, int | float)}
+    )
     return metrics
 
 

@@ -85,9 +85,7 @@ def report(manifest: dict[str, Any]) -> str:
         score = f"  {manifest['task']['metrics'][0]} {row['score']:.2f}" if "score" in row else ""
         state = f"  REFUSED: {row['refused']}" if "refused" in row else ""
         size = f"{row['bytes'] / 1e6:.1f} MB"
-        lines.append(
-            f"{manifest['name']} {variant}: {size}  logits within {row['difference']:.1e}{score}{state}"
-        )
+        lines.append(f"{manifest['name']} {variant}: {size}  logits within {row['difference']:.1e}{score}{state}")
     return "\n".join(lines)
 
 

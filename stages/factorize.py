@@ -100,7 +100,8 @@ def _ranks(settings, model, parts, spectra: "dict[str, Decomposition]") -> dict[
     if budget <= 0:
         raise BadInput(
             f"factorize.budget {settings.budget} of {whole:,} parameters is less than the {fixed:,} that cannot be "
-            f"factorized; raise it above {fixed / whole:.2f}" + (" or set factorize.embeddings" * (settings.count == "all"))
+            f"factorized; raise it above {fixed / whole:.2f}"
+            + (" or set factorize.embeddings" * (settings.count == "all"))
         )
     return allocate(matrices, budget, settings.rank_rule, settings.multiple_of)
 
@@ -108,9 +109,7 @@ def _ranks(settings, model, parts, spectra: "dict[str, Decomposition]") -> dict[
 def _matrix(name: str, spectrum: "Decomposition") -> "Matrix":
     from stages.lowrank.ranks import Matrix
 
-    return Matrix(
-        name=name, outputs=spectrum.u.shape[0], inputs=spectrum.v.shape[1], energy=spectrum.energy.tolist()
-    )
+    return Matrix(name=name, outputs=spectrum.u.shape[0], inputs=spectrum.v.shape[1], energy=spectrum.energy.tolist())
 
 
 def _embedding(words: "nn.Embedding", rank: int):

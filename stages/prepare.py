@@ -63,9 +63,7 @@ def prepare(
     splits = sources.load(data, name, task, settings.validation_share, seed)
     splits["train"] = _draw(splits["train"], settings.train_examples, seed)
     content = fingerprint(splits)
-    splits = {
-        split: _tokenize(rows, tokenizer, settings, f"{content}{split}") for split, rows in splits.items()
-    }
+    splits = {split: _tokenize(rows, tokenizer, settings, f"{content}{split}") for split, rows in splits.items()}
     _save(splits, task, tokenizer, output / "data")
 
     metrics: dict[str, Any] = {"fingerprint": content}
@@ -86,9 +84,7 @@ def _check_length(base: Base, tokenizer: "PreTrainedTokenizerBase", wanted: int)
         positions -= config.pad_token_id + 1
     longest = min(positions, tokenizer.model_max_length)
     if wanted > longest:
-        raise BadInput(
-            f"prepare.max_length {wanted} is more than {base.model} can read; set it to {longest} or less"
-        )
+        raise BadInput(f"prepare.max_length {wanted} is more than {base.model} can read; set it to {longest} or less")
 
 
 def _draw(rows: "Dataset", wanted: int | None, seed: int) -> "Dataset":
@@ -97,9 +93,7 @@ def _draw(rows: "Dataset", wanted: int | None, seed: int) -> "Dataset":
     return rows.shuffle(seed=seed, keep_in_memory=True).select(range(wanted), keep_in_memory=True)
 
 
-def _tokenize(
-    rows: "Dataset", tokenizer: "PreTrainedTokenizerBase", settings: Prepare, identity: str
-) -> "Dataset":
+def _tokenize(rows: "Dataset", tokenizer: "PreTrainedTokenizerBase", settings: Prepare, identity: str) -> "Dataset":
     texts = [column for column in ("text", "text_pair") if column in rows.column_names]
 
     def tokens(*batch: list[str]) -> dict[str, list[Any]]:
@@ -126,9 +120,7 @@ def _save(splits: Splits, task: Task, tokenizer: "PreTrainedTokenizerBase", plac
     tokenizer.save_pretrained(str(place / "tokenizer"))
 
 
-def _statistics(
-    rows: "Dataset", task: Task, tokenizer: "PreTrainedTokenizerBase", settings: Prepare
-) -> dict[str, Any]:
+def _statistics(rows: "Dataset", task: Task, tokenizer: "PreTrainedTokenizerBase", settings: Prepare) -> dict[str, Any]:
     import numpy as np
 
     lengths = np.array(rows["length"])

@@ -45,7 +45,7 @@ class Data(Block):
     """`bundled` (generated here), `hub` (nyu-mll/glue), or a folder: the official GLUE layout
     (`SST-2/train.tsv`), or `<task>/train.csv|jsonl|parquet` and `<task>/validation.*` with named columns."""
     custom: dict[str, Task] = {}
-    """Tasks of your own: name -> text columns, label column, labels, metrics (see `python -m stages.prepare --help`)."""
+    """Tasks of your own: name -> text columns, label column, labels, metrics; see `python -m stages.prepare --help`."""
 
 
 class Prepare(Block):
@@ -181,13 +181,13 @@ class Export(Block):
 
     variants: list[Literal["fp32", "portable", "fp16", "int8"]] = ["fp32", "portable", "int8"]
     """`fp32`: opset 23 with standard Attention and Gelu. `portable`: opset 18 for older runtimes. `fp16`: for GPUs.
-    `int8`: 8-bit weights, calibrated."""
+    `int8`: 8-bit weights and activations."""
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
     """Largest difference of a logit between the graph and PyTorch (fp32, portable)."""
     int8_score_drop: Annotated[float, Field(ge=0)] = 0.5
-    """Points of the task's score that int8 may lose against fp32; beyond that it is refused, with the figures."""
+    """Points of score that int8 or fp16 may lose against fp32; beyond that it is refused, with the figures."""
     calibration_examples: Count = 128
-    """Training examples that the int8 ranges are taken from."""
+    """Training examples that the int8 smoothing takes its ranges from."""
 
 
 class Benchmark(Block):
@@ -269,7 +269,9 @@ class Params(Block):
                 raise ValueError(f"{where} names {', '.join(twice)} twice")
         for name in self.baseline.recipes:
             if name not in self.recipes:
-                raise ValueError(f"baseline.recipes names `{name}`; the recipes are {', '.join(self.recipes) or 'none'}")
+                raise ValueError(
+                    f"baseline.recipes names `{name}`; the recipes are {', '.join(self.recipes) or 'none'}"
+                )
         for name in self.recipes:
             try:
                 self.recipe(name)
@@ -285,7 +287,7 @@ class Params(Block):
         """The row of a task: one of your own, or GLUE's."""
         known = GLUE | self.data.custom
         if name not in known:
-            raise ValueError(f"tasks names `{name}`; known are {', '.join(known)}; describe your own under data.custom")
+            raise BadInput(f"tasks names `{name}`; known are {', '.join(known)}; describe your own under data.custom")
         return known[name]
 
     def recipe(self, name: str) -> tuple[Factorize, Distill | None]:

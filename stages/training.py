@@ -189,7 +189,9 @@ def _arguments(settings: Training, task: Task, examples: int, place: Path, seed:
     # never later than the last step, so that there is always a best model
     every = max(1, min(per_epoch // settings.evaluations_per_epoch, math.ceil(settings.epochs * per_epoch)))
     cuda = torch.cuda.is_available()
-    bf16 = settings.precision == "bfloat16" or (settings.precision == "auto" and cuda and torch.cuda.is_bf16_supported())
+    bf16 = settings.precision == "bfloat16" or (
+        settings.precision == "auto" and cuda and torch.cuda.is_bf16_supported()
+    )
     return TrainingArguments(
         output_dir=str(place),
         num_train_epochs=settings.epochs,

@@ -67,8 +67,6 @@ def reviews(count: int) -> list[tuple[str, str]]:
     rows = []
     for _ in range(count):
         label = draw.choice(sorted(words))
-        filler = " ".join(
-            draw.choices(["really", "in the end", "as a whole", "to me", "again"], k=draw.randint(0, 4))
-        )
+        filler = " ".join(draw.choices(["really", "in the end", "as a whole", "to me", "again"], k=draw.randint(0, 4)))
         rows.append((f"the {draw.choice(things)} is {draw.choice(words[label])} {filler}".strip(), label))
     return rows

@@ -177,9 +177,7 @@ def test_dvc_shows_the_metrics(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_killed_twice_and_run_again_it_gives_the_same(
-    project: Project, checkout: Path, tmp_path: Path
-) -> None:
+def test_killed_twice_and_run_again_it_gives_the_same(project: Project, checkout: Path, tmp_path: Path) -> None:
     """From scratch elsewhere, killed in both trainings: the same digits, and nothing wrong in place."""
     other = Project(checkout, tmp_path / "project")
     for stage in ("finetune", "distill"):

@@ -59,9 +59,7 @@ def sources(tmp_path: Path) -> Sources:
 def _compare(sources: Sources, output: Path, settings: Compare | None = None) -> pd.DataFrame:
     output.mkdir()
     recipes = ["svd", "whitened"]
-    return compare(
-        settings or Compare(), tasks=TASKS, recipes=recipes, sources=sources, output=output, run=Run()
-    )
+    return compare(settings or Compare(), tasks=TASKS, recipes=recipes, sources=sources, output=output, run=Run())
 
 
 def test_every_model_is_in_the_table_with_its_own_figures(sources: Sources, tmp_path: Path) -> None:
@@ -82,9 +80,7 @@ def test_the_settings_choose_the_latency(sources: Sources, tmp_path: Path) -> No
     assert table.set_index(["task", "model"]).loc[("sst2", "student")].speedup == 5.0
 
 
-def test_a_cell_that_was_not_measured_is_said(
-    sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_cell_that_was_not_measured_is_said(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     table = _compare(sources, tmp_path / "out", Compare(batch_size=32))
     assert table.speedup.isna().all()
     assert "sst2 has no latency for fp32, length real, batch 32" in capsys.readouterr().out
@@ -101,9 +97,7 @@ def test_the_summary_names_the_best_rival(sources: Sources, tmp_path: Path) -> N
     assert metrics["cola"] == {"retention": pytest.approx(96.0)}
 
 
-def test_the_text_and_the_plots_are_for_people(
-    sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_the_text_and_the_plots_are_for_people(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     _compare(sources, tmp_path / "out")
     text = (tmp_path / "out" / "table.md").read_text()
     rows = [line.split("|")[1].strip() for line in text.split("### cola")[0].splitlines() if " to " in line]

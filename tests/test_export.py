@@ -182,9 +182,7 @@ def test_wrecked_int8_is_refused_with_both_figures(chain: Path, tmp_path: Path, 
 
     def wrecked(model, texts):
         rng = np.random.default_rng(0)
-        return {
-            name: 10 ** rng.uniform(-12, 12, largest.shape) for name, largest in real(model, texts).items()
-        }
+        return {name: 10 ** rng.uniform(-12, 12, largest.shape) for name, largest in real(model, texts).items()}
 
     monkeypatch.setattr(quantize, "_ranges", wrecked)
     made = folder(chain, tmp_path / "out", int8_score_drop=0.5)
@@ -212,9 +210,7 @@ def test_pairs_and_values(tmp_path: Path, tiny_model: Path) -> None:
     from stages.models.base import load_classifier
 
     task = Task(kind="regression", text=["a", "b"], metrics=["pearson"])
-    rows = [
-        f"the film is great number {i},the plot {'again ' * (i % 5)}is dull,{i % 7 / 2}" for i in range(24)
-    ]
+    rows = [f"the film is great number {i},the plot {'again ' * (i % 5)}is dull,{i % 7 / 2}" for i in range(24)]
     source, base = tmp_path / "source/similar", Base(model=str(tiny_model))
     source.mkdir(parents=True)
     for split in ("train", "validation"):

@@ -146,9 +146,7 @@ def test_the_rules_can_fail(tmp_path: Path) -> None:
     """The walk sees imports inside functions and packages on the way, so the tests above mean something."""
     file = tmp_path / "one.py"
     file.write_text(
-        "import os.path\n"
-        "if TYPE_CHECKING:\n    import torch\n"
-        "def f():\n    from stages.lowrank import modeling\n"
+        "import os.path\nif TYPE_CHECKING:\n    import torch\ndef f():\n    from stages.lowrank import modeling\n"
     )
     assert imported(file) - imported(file, types=False) == {"torch"}
     assert {"os", "os.path", "stages", "stages.lowrank", "stages.lowrank.modeling"} <= imported(file)

@@ -200,9 +200,7 @@ def test_an_unknown_family_says_how_to_add_a_row():
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
     teacher = tiny("bert")
     name = Parts(teacher).matrix_names()[0]
-    factors = decompose(
-        teacher.get_submodule(name).weight, "svd", Statistics(inputs=torch.eye(16).double())
-    ).factors(4)
+    factors = decompose(teacher.get_submodule(name).weight, "svd", Statistics(inputs=torch.eye(16).double())).factors(4)
     student = assemble(teacher, {name: factors}, CLASSIFIER)
     student.config.ranks = {}
     student.save_pretrained(tmp_path)
@@ -217,9 +215,7 @@ def test_a_stranger_loads_it_with_the_code_beside_the_weights(tmp_path):
 
     teacher = tiny("bert")
     name = Parts(teacher).matrix_names()[0]
-    factors = decompose(
-        teacher.get_submodule(name).weight, "svd", Statistics(inputs=torch.eye(16).double())
-    ).factors(4)
+    factors = decompose(teacher.get_submodule(name).weight, "svd", Statistics(inputs=torch.eye(16).double())).factors(4)
     student = assemble(teacher, {name: factors}, CLASSIFIER)
     student.save_pretrained(tmp_path / "model")
     expected = student(torch.arange(5, 12)[None]).logits[0, 0].item()

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from test_lowrank import tiny
 
 from stages.distillation.capture import Batch, Capture, Captured
 from stages.distillation.distances import divergence, squared_distance
@@ -12,8 +13,6 @@ from stages.distillation.objectives import KL, AttentionKL, Hard, HiddenStates, 
 from stages.distillation.schedule import turn
 from stages.models.anatomy import Parts
 from stages.settings import Distill
-
-from test_lowrank import tiny  # noqa: I001
 
 MASK = torch.tensor([[1.0, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]])
 
@@ -142,7 +141,10 @@ def test_a_mean_over_examples(term):
     whole = term(student, teacher, batch()).item()
     singles = []
     for b in range(3):
-        one = [Captured(m.parts, m.logits[b : b + 1], {k: v[b : b + 1] for k, v in m.values.items()}) for m in (student, teacher)]
+        one = [
+            Captured(m.parts, m.logits[b : b + 1], {k: v[b : b + 1] for k, v in m.values.items()})
+            for m in (student, teacher)
+        ]
         singles.append(term(*one, Batch(mask=MASK[b : b + 1].double(), labels=torch.tensor([0]))).item())
     assert whole == pytest.approx(np.mean(singles), rel=1e-6)
 

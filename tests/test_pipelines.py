@@ -42,9 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     }
     words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     log = open(environment["PREFECT_HOME"] + "/server.log", "w")  # noqa: SIM115
-    process = subprocess.Popen(
-        words, env=os.environ | environment, stdout=log, stderr=log, start_new_session=True
-    )
+    process = subprocess.Popen(words, env=os.environ | environment, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_for(lambda: answers(f"{environment['PREFECT_API_URL']}/health"), 90)
         yield environment
@@ -129,19 +127,14 @@ def test_runs_the_graph_then_skips_what_is_unchanged(tmp_path: Path, server: dic
     assert second.returncode == 0 and (second.stderr + second.stdout).count("state Cached") == 3
 
 
-def test_a_failing_stage_fails_the_flow_and_its_output_is_in_the_log(
-    tmp_path: Path, server: dict[str, str]
-) -> None:
+def test_a_failing_stage_fails_the_flow_and_its_output_is_in_the_log(tmp_path: Path, server: dict[str, str]) -> None:
     done = command("-m", "pipelines.compress", cwd=project(tmp_path, FAILING), **server)
     output = done.stdout + done.stderr
     assert done.returncode == 1
     assert "Task run 'broken' - weights went to infinity" in output
     assert "Retry" not in output and "AwaitingRetry" not in output
     assert "must not be seen" not in output.replace("print('must not be seen')", "")
-    assert all(
-        part in done.stderr.splitlines()[-1]
-        for part in ("broken: Failed", "makes: Failed", "after: NotReady")
-    )
+    assert all(part in done.stderr.splitlines()[-1] for part in ("broken: Failed", "makes: Failed", "after: NotReady"))
 
 
 def test_a_timeout_stops_the_whole_process_group(tmp_path: Path, server: dict[str, str]) -> None:
@@ -169,9 +162,7 @@ def test_an_interrupted_flow_leaves_no_stage_behind(tmp_path: Path, server: dict
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_the_cron_deployment_schedules_runs_and_a_worker_completes_one(
-    tmp_path: Path, server: dict[str, str]
-) -> None:
+def test_the_cron_deployment_schedules_runs_and_a_worker_completes_one(tmp_path: Path, server: dict[str, str]) -> None:
     """As a user does it, with the repository's own prefect.yaml."""
     folder = project(tmp_path, TWO)
     (folder / "prefect.yaml").write_text((ROOT / "prefect.yaml").read_text())

@@ -22,9 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REVIEWS = Task(text=["text"], labels=["bad", "good"])
 
 
-def run(
-    output: Path, source: Path | str, model: Path, task: Task = REVIEWS, name: str = "reviews", **settings
-):
+def run(output: Path, source: Path | str, model: Path, task: Task = REVIEWS, name: str = "reviews", **settings):
     output.mkdir()
     return prepare(
         name=name,
@@ -75,9 +73,7 @@ def test_pairs_lose_the_longer_text_first(tmp_path: Path, tiny_model: Path) -> N
     assert rows["text_pair"][:] == ["great plot", "plot"]
 
 
-def test_two_runs_and_two_workers_give_the_same_bytes(
-    tmp_path: Path, tiny_data: Path, tiny_model: Path
-) -> None:
+def test_two_runs_and_two_workers_give_the_same_bytes(tmp_path: Path, tiny_data: Path, tiny_model: Path) -> None:
     metrics = [
         run(tmp_path / name, tiny_data, tiny_model, workers=workers, train_examples=100)
         for name, workers in {"one": 1, "again": 1, "two": 2}.items()
@@ -131,9 +127,7 @@ def test_reading_leaves_the_folder_alone(tmp_path: Path, tiny_data: Path, tiny_m
     assert hashes(tmp_path / "out") == before
 
 
-def test_more_tokens_than_the_model_reads_are_refused(
-    tmp_path: Path, tiny_data: Path, tiny_model: Path
-) -> None:
+def test_more_tokens_than_the_model_reads_are_refused(tmp_path: Path, tiny_data: Path, tiny_model: Path) -> None:
     with pytest.raises(BadInput, match=r"max_length 65 is more than .* can read; set it to 64 or less"):
         run(tmp_path / "out", tiny_data, tiny_model, max_length=65)
     assert not list((tmp_path / "out").iterdir())

@@ -72,9 +72,7 @@ def test_every_setting_is_shown() -> None:
         return found
 
     assert missing(SHIPPED, Params, "") == []
-    assert set(SHIPPED["distill"]["objectives"]) == set(
-        Distill.model_fields["objectives"].annotation.model_fields
-    )
+    assert set(SHIPPED["distill"]["objectives"]) == set(Distill.model_fields["objectives"].annotation.model_fields)
 
 
 @pytest.mark.parametrize("block", sorted(blocks(Params), key=lambda b: b.__name__), ids=lambda b: b.__name__)

@@ -102,9 +102,7 @@ def test_mnli_has_two_validation_files(tmp_path: Path) -> None:
     write(tmp_path / "MNLI/train.tsv", header, cells)
     write(tmp_path / "MNLI/dev_matched.tsv", header, cells, cells)
     write(tmp_path / "MNLI/dev_mismatched.tsv", header, cells, cells, cells)
-    found = {
-        name: len(load(tmp_path, name, GLUE[name])["validation"]) for name in ("mnli", "mnli_mismatched")
-    }
+    found = {name: len(load(tmp_path, name, GLUE[name])["validation"]) for name in ("mnli", "mnli_mismatched")}
     assert found == {"mnli": 2, "mnli_mismatched": 3}
 
 
@@ -280,9 +278,7 @@ def test_bundled_is_balanced_disjoint_and_the_same_everywhere() -> None:
     tables = bundled.tables()
     train, validation = (tables[s].columns for s in ("train", "validation"))
     assert len(train["sentence"]) >= 2400 and len(validation["sentence"]) >= 600
-    assert len(set(train["sentence"] + validation["sentence"])) == len(train["sentence"]) + len(
-        validation["sentence"]
-    )
+    assert len(set(train["sentence"] + validation["sentence"])) == len(train["sentence"]) + len(validation["sentence"])
     assert np.mean(train["label"]) == np.mean(validation["label"]) == 0.5
     code = "from stages.tasks import bundled; print(bundled.tables()['validation'].columns['sentence'])"
     for hash_seed in ("1", "2"):
@@ -307,9 +303,7 @@ def test_bundled_cannot_be_solved_by_its_words_alone() -> None:
 REFERENCES = {"accuracy": accuracy_score, "f1": f1_score, "matthews": matthews_corrcoef}
 
 
-@pytest.mark.parametrize(
-    ("metric", "classes"), [("accuracy", 3), ("f1", 2), ("matthews", 2), ("matthews", 3)]
-)
+@pytest.mark.parametrize(("metric", "classes"), [("accuracy", 3), ("f1", 2), ("matthews", 2), ("matthews", 3)])
 def test_intervals_of_classes_equal_a_plain_loop(metric: str, classes: int) -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(classes, size=300)
@@ -328,9 +322,7 @@ def test_intervals_of_values_equal_a_plain_loop(metric: str, reference) -> None:
     labels = rng.uniform(0, 5, size=200).round()
     logits = (labels + rng.normal(size=200))[:, None]
     task = Task(kind="regression", metrics=[metric])
-    assert scores(task, logits, labels)[metric] == pytest.approx(
-        100 * reference(labels, logits[:, 0]).statistic
-    )
+    assert scores(task, logits, labels)[metric] == pytest.approx(100 * reference(labels, logits[:, 0]).statistic)
     draws = [rng.integers(200, size=200) for _ in range(1500)]
     loop = np.percentile([100 * reference(labels[d], logits[d, 0]).statistic for d in draws], [2.5, 97.5])
     assert bootstrap(task, logits, labels, 5000, 1) == pytest.approx(loop, abs=0.6)

@@ -89,8 +89,7 @@ class Server:
         artifacts = ["--artifacts-destination", f"{self.folder}/artifacts"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *words, *store, *artifacts],
-            env=os.environ
-            | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -208,9 +207,7 @@ def test_a_server_that_goes_away_and_comes_back_loses_nothing(server: Server, tm
     )
 
 
-def test_what_was_sent_without_an_answer_is_not_there_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_sent_without_an_answer_is_not_there_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a time-out: the journal says that nothing was sent, MLflow has it all."""
     from mlflow import MlflowClient
 

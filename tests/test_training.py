@@ -138,7 +138,9 @@ def test_two_processes_are_one_with_twice_the_batch(place, tmp_path):
         )
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(program)]
-    done = subprocess.run(launch, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=240)
+    done = subprocess.run(
+        launch, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=240
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert distance(one, load_file(tmp_path / "two/model/model.safetensors")) < 1e-4
 
@@ -201,12 +203,18 @@ def test_hierarchies_train(hierarchy, place, tmp_path):
 
 
 def test_gradient_norms_equal_backward(place, tmp_path):
-    run_distill(place, tmp_path / "a", epochs=0.1, gradient_norms=True, objectives={
-        "kl": None, "attention_kl": None, "matrices": None, "hidden": {"weight": 1.0}
-    })
+    run_distill(
+        place,
+        tmp_path / "a",
+        epochs=0.1,
+        gradient_norms=True,
+        objectives={"kl": None, "attention_kl": None, "matrices": None, "hidden": {"weight": 1.0}},
+    )
     history = pd.read_csv(tmp_path / "a/history.csv")
     # with one term its norm is the whole gradient's, which the Trainer takes for itself
-    assert history["gradient/hidden"].dropna().to_numpy() == pytest.approx(history["grad_norm"].dropna().to_numpy(), rel=1e-4)
+    assert history["gradient/hidden"].dropna().to_numpy() == pytest.approx(
+        history["grad_norm"].dropna().to_numpy(), rel=1e-4
+    )
 
 
 def test_a_layer_that_does_not_exist_is_refused_before_training(place, tmp_path):

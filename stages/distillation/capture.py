@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from stages.models.anatomy import Parts
 
 Aspect = tuple[
-    Literal["hidden", "attention", "q", "k", "v", "up", "down", "input.q", "input.k", "input.v", "input.up", "input.down"],
+    Literal[
+        "hidden", "attention", "q", "k", "v", "up", "down", "input.q", "input.k", "input.v", "input.up", "input.down"
+    ],
     int,
 ]
 """A name and a layer number, from 1. `hidden`: the layer's output; `q` … `down`: a matrix's output; `input.q`: its

@@ -24,10 +24,8 @@ def squared_distance(student: Tensor, teacher: Tensor, mask: Tensor, normalize: 
     With `normalize` "none" it is the mean over real entries instead.
     """
     mask = mask.to(torch.promote_types(student.dtype, torch.float32))
-    if normalize == "teacher":
-        scale = (_row_norms(teacher) * mask).sum(1)
-    else:
-        scale = mask.sum(1) * teacher.shape[-1]
+    sizes = _row_norms(teacher) if normalize == "teacher" else teacher.shape[-1]
+    scale = (sizes * mask).sum(1)
     return _SquaredDistance.apply(student, teacher, mask / scale.clamp_min(1e-12).unsqueeze(-1))
 
 

@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]
 
 
-def write_config(
-    folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", max_length: int
-) -> None:
+def write_config(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", max_length: int) -> None:
     """`config.json` of the architecture and the tokenizer; `tokenizer.json` pads and truncates on its own."""
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
@@ -49,11 +47,7 @@ def write_card(folder: Path, facts: Facts, scores: Facts) -> None:
     """
     own, teacher = scores[facts["role"]], scores["teacher"]
     metric, share = facts["task"]["metrics"][0], own["layer_parameters"] / teacher["layer_parameters"]
-    what = (
-        f"A low-rank student of {facts['base']}"
-        if facts["role"] == "student"
-        else f"{facts['base']}, fine-tuned"
-    )
+    what = f"A low-rank student of {facts['base']}" if facts["role"] == "student" else f"{facts['base']}, fine-tuned"
     lines = [
         _front_matter(facts),
         f"# makd-{facts['name']} ({facts['role']})\n",
@@ -102,9 +96,7 @@ def _score_row(name: str, row: Facts) -> str:
 def _variant_row(name: str, row: Facts) -> str:
     score = f"{row['score']:.2f}" if "score" in row else ""
     file = f"`{row['file']}`" if "file" in row else f"not shipped: {row['refused']}"
-    return (
-        f"| {name} | {file} | {row['opset']} | {row['bytes'] / 1e6:.1f} | {row['difference']:.1e} | {score} |"
-    )
+    return f"| {name} | {file} | {row['opset']} | {row['bytes'] / 1e6:.1f} | {row['difference']:.1e} | {score} |"
 
 
 def _usage(facts: Facts) -> str:

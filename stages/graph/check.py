@@ -74,13 +74,9 @@ def same_tokens(predictor: "Predictor", split: "Dataset") -> None:
     Raises:
         BadInput: the first text whose tokens differ.
     """
-    for text, made, frozen in zip(
-        texts(split), predictor.encode(texts(split)), split["input_ids"], strict=True
-    ):
+    for text, made, frozen in zip(texts(split), predictor.encode(texts(split)), split["input_ids"], strict=True):
         if made.ids != frozen:
-            raise BadInput(
-                f"the exported tokenizer reads {text!r:.80} differently from prepare; run prepare again"
-            )
+            raise BadInput(f"the exported tokenizer reads {text!r:.80} differently from prepare; run prepare again")
 
 
 def same_score(task: Task, found: float, evaluated: float, rows: int) -> None:

@@ -55,9 +55,7 @@ class Folder:
         """
         from tqdm import tqdm
 
-        for variant in tqdm(
-            dict.fromkeys(["fp32", *variants]), desc=f"export: {self.facts['role']}", unit="graph"
-        ):
+        for variant in tqdm(dict.fromkeys(["fp32", *variants]), desc=f"export: {self.facts['role']}", unit="graph"):
             self._make(variant, seed)
             row = self._measure(variant)
             if variant in trace.OPSETS:

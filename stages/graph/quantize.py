@@ -83,9 +83,7 @@ def smooth(model: "ModelProto", ranges: dict[str, "ndarray"], strength: float = 
 
     graph, products = model.graph, _products(model)
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    matrices = {
-        name: numpy_helper.to_array(tensors[name]) for nodes in products.values() for name in _weights(nodes)
-    }
+    matrices = {name: numpy_helper.to_array(tensors[name]) for nodes in products.values() for name in _weights(nodes)}
     makers = {node.output[0]: node.input[1] for nodes in products.values() for node in nodes}
     for name, nodes in products.items():
         height = np.max([np.abs(matrices[weight]).max(axis=1) for weight in _weights(nodes)], axis=0)
@@ -120,8 +118,7 @@ def _ranges(model: "ModelProto", texts: Iterable[Batch]) -> dict[str, "ndarray"]
     for text in texts:
         found = session.run(names, text)
         largest = [
-            np.maximum(a, np.abs(x).reshape(-1, x.shape[-1]).max(axis=0))
-            for a, x in zip(largest, found, strict=True)
+            np.maximum(a, np.abs(x).reshape(-1, x.shape[-1]).max(axis=0)) for a, x in zip(largest, found, strict=True)
         ]
     return dict(zip(names, largest, strict=True))
 
@@ -129,9 +126,7 @@ def _ranges(model: "ModelProto", texts: Iterable[Batch]) -> dict[str, "ndarray"]
 def _products(model: "ModelProto") -> dict[str, list["NodeProto"]]:
     """Products with a matrix that nothing else uses, by the activation that enters them."""
     uses = Counter(name for node in model.graph.node for name in node.input)
-    matrices = {
-        tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2 and uses[tensor.name] == 1
-    }
+    matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2 and uses[tensor.name] == 1}
     products: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
         if node.op_type == "MatMul" and node.input[1] in matrices:

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 OPSETS = {"fp32": 23, "portable": 18}
 
 
-def trace(
-    model: "PreTrainedModel", inputs: Sequence[str], path: Path, *, opset: int = OPSETS["fp32"]
-) -> None:
+def trace(model: "PreTrainedModel", inputs: Sequence[str], path: Path, *, opset: int = OPSETS["fp32"]) -> None:
     """One ONNX file: `inputs`, each (batch, length) int64, in; `logits` (batch, outputs) float32 out.
 
     Batch and length are free; length is at least 2 (first and last special token).
@@ -96,9 +94,7 @@ def positions(model: "PreTrainedModel") -> int:
     """The most tokens that the model reads; RoBERTa's positions start behind the padding id."""
     config: PretrainedConfig = base(model).config
     positions = getattr(config, "max_position_embeddings", 512)
-    return positions - (
-        config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    )
+    return positions - (config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0)
 
 
 def _logits(model: "PreTrainedModel", names: Sequence[str]) -> "nn.Module":

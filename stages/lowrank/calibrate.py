@@ -70,7 +70,7 @@ class _Gather:
             return  # a shared matrix applied to something other than tokens (DeBERTa's relative positions)
         if self.fisher:
             self.inputs[name] = x
-        if self.last is None or self.last[0] is not x and self.last[0].data_ptr() != x.data_ptr():
+        if self.last is None or (self.last[0] is not x and self.last[0].data_ptr() != x.data_ptr()):
             real = (x * self.mask).flatten(0, 1).float()
             # Q, K and V see one input: compute it once
             self.last = (x, (real.T @ real).double(), real.sum(0).double())

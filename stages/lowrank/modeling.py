@@ -5,7 +5,6 @@ it imports nothing but torch and transformers. The model has a type of its own: 
 type, its factors would be skipped and random matrices put in their place, with no error.
 """
 
-import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel

@@ -30,7 +30,9 @@ def locate(base: Base) -> str:
     folder = Path(base.model).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise BadInput(f"base.model {folder} has no config.json; a model folder has config.json, weights, tokenizer")
+            raise BadInput(
+                f"base.model {folder} has no config.json; a model folder has config.json, weights, tokenizer"
+            )
         return str(folder)
     if base.model.startswith((".", "/", "~")):
         raise BadInput(f"base.model {base.model} is not a folder; give a folder, a hub id, or `minilm`")

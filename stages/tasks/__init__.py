@@ -58,9 +58,7 @@ GLUE: dict[str, Task] = {
     "sentiment": Task(labels=["negative", "positive"], folder="sentiment"),
     "cola": Task(labels=["unacceptable", "acceptable"], metrics=["matthews", "accuracy"], folder="CoLA"),
     "sst2": Task(labels=["negative", "positive"], folder="SST-2"),
-    "mrpc": Task(
-        text=_PAIR, labels=["not_equivalent", "equivalent"], metrics=["f1", "accuracy"], folder="MRPC"
-    ),
+    "mrpc": Task(text=_PAIR, labels=["not_equivalent", "equivalent"], metrics=["f1", "accuracy"], folder="MRPC"),
     "qqp": Task(
         text=["question1", "question2"],
         labels=["not_duplicate", "duplicate"],

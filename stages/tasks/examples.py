@@ -37,9 +37,7 @@ def examples(table: Table, name: str, task: Task) -> "Dataset":
 def _column(table: Table, name: str, column: str, setting: str) -> list[Any]:
     if column not in table.columns:
         found = ", ".join(table.columns)
-        raise BadInput(
-            f"{table.origin} has no column `{column}`, but {found}; set data.custom.{name}.{setting}"
-        )
+        raise BadInput(f"{table.origin} has no column `{column}`, but {found}; set data.custom.{name}.{setting}")
     return table.columns[column]
 
 
@@ -47,9 +45,7 @@ def _texts(table: Table, name: str, column: str) -> list[str]:
     texts = _column(table, name, column, "text")
     for row, text in enumerate(texts):
         if not isinstance(text, str):
-            raise BadInput(
-                f"{table.where(row)}: {column} is {text!r} where a text is wanted; correct that row"
-            )
+            raise BadInput(f"{table.where(row)}: {column} is {text!r} where a text is wanted; correct that row")
     if not any(text.strip() for text in texts):
         raise BadInput(f"{table.origin}: column `{column}` is empty in all rows; set data.custom.{name}.text")
     return texts
@@ -59,9 +55,7 @@ def _no_row_empty(table: Table, task: Task, texts: list[list[str]]) -> None:
     """A pair may lack one side (QQP has such rows); a row with no text at all cannot be learned from."""
     for row, parts in enumerate(zip(*texts, strict=True)):
         if not any(part.strip() for part in parts):
-            raise BadInput(
-                f"{table.where(row)}: {' and '.join(task.text)} is empty; fill in or remove that row"
-            )
+            raise BadInput(f"{table.where(row)}: {' and '.join(task.text)} is empty; fill in or remove that row")
 
 
 def _class_id(task: Task, name: str) -> Callable[[Any, Table, int], int]:

@@ -103,9 +103,7 @@ def _lines(path: Path, text: str) -> tuple[list[Any], list[int], str]:
             try:
                 values.append(json.loads(line))
             except json.JSONDecodeError as error:
-                raise BadInput(
-                    f"{path}, line {number}: not JSON ({error.msg}); write one object a line"
-                ) from None
+                raise BadInput(f"{path}, line {number}: not JSON ({error.msg}); write one object a line") from None
             numbers.append(number)
     return values, numbers, "line"
 
@@ -114,9 +112,7 @@ def _list(path: Path, text: str) -> tuple[list[Any], Sequence[int], str]:
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        raise BadInput(
-            f"{path}, line {error.lineno}: not JSON ({error.msg}); write a list of objects"
-        ) from None
+        raise BadInput(f"{path}, line {error.lineno}: not JSON ({error.msg}); write a list of objects") from None
     return values, range(1, len(values) + 1), "row"
 
 

@@ -53,9 +53,7 @@ def tables(source: Path, name: str, task: Task) -> dict[str, Table]:
         BadInput: no such folder, no train file in it, two train files, or a file that cannot be read.
     """
     if not source.is_dir():
-        raise BadInput(
-            f"data.source {source} is not a folder; give `bundled`, `hub`, or a folder that exists"
-        )
+        raise BadInput(f"data.source {source} is not a folder; give `bundled`, `hub`, or a folder that exists")
     official = OFFICIAL.get(name, Official())
     for place in _places(source, name, task):
         if train := _files(place, STEMS["train"]):

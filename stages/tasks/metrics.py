@@ -41,9 +41,7 @@ def scores(task: Task, logits: "ndarray", labels: "ndarray") -> dict[str, float]
     return {m: 100 * float(formulas[m](labels, guesses)) for m in task.metrics}
 
 
-def bootstrap(
-    task: Task, logits: "ndarray", labels: "ndarray", resamples: int, seed: int
-) -> tuple[float, float]:
+def bootstrap(task: Task, logits: "ndarray", labels: "ndarray", resamples: int, seed: int) -> tuple[float, float]:
     """95 % percentile interval of the task's first metric over resamples of the examples.
 
     Source: Efron 1979. Class metrics depend on the confusion matrix alone, whose bootstrap distribution is
@@ -82,9 +80,7 @@ def _of_confusion(metric: str, counts: "ndarray") -> "ndarray":
     return _ratio(correct * total - (true * guessed).sum(1), np.sqrt(spread))
 
 
-def _correlations(
-    rng: "Generator", metric: str, guesses: "ndarray", labels: "ndarray", resamples: int
-) -> "ndarray":
+def _correlations(rng: "Generator", metric: str, guesses: "ndarray", labels: "ndarray", resamples: int) -> "ndarray":
     """Pearson's or Spearman's correlation of many resamples, a few million draws at a time."""
     import numpy as np
     from scipy.stats import rankdata

@@ -32,18 +32,14 @@ def _tables(data: Data, name: str, task: Task) -> dict[str, Table]:
         return folder.tables(Path(data.source).expanduser(), name, task)
     here = ["sentiment"] if data.source == "bundled" else [known for known in GLUE if known != "sentiment"]
     if name not in here:
-        raise BadInput(
-            f"data.source {data.source} has {', '.join(here)}, not {name}; set data.source to a folder"
-        )
+        raise BadInput(f"data.source {data.source} has {', '.join(here)}, not {name}; set data.source to a folder")
     return bundled.tables() if data.source == "bundled" else _hub(name)
 
 
 def _hub(name: str) -> dict[str, Table]:
     from datasets import load_dataset
 
-    config, ending = (
-        (name, "") if not name.startswith("mnli") else ("mnli", name.removeprefix("mnli") or "_matched")
-    )
+    config, ending = (name, "") if not name.startswith("mnli") else ("mnli", name.removeprefix("mnli") or "_matched")
     tables = {}
     for split, there in {"train": "train", "validation": f"validation{ending}"}.items():
         try:
@@ -55,9 +51,7 @@ def _hub(name: str) -> dict[str, Table]:
                 "set data.source to a folder with the files, or to bundled"
             ) from error
         origin = f"{HUB} {config} {there}"
-        tables[split] = Table(
-            origin=origin, columns=rows.to_dict(), lines=range(1, len(rows) + 1), unit="row"
-        )
+        tables[split] = Table(origin=origin, columns=rows.to_dict(), lines=range(1, len(rows) + 1), unit="row")
     return tables
 
 

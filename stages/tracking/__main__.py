@@ -12,9 +12,7 @@ from stages.tracking.journal import Journal, left_over
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.tracking", description=__doc__)
-    parser.add_argument(
-        "--follow", type=Path, help="the journal of a stage at work (stages call this themselves)"
-    )
+    parser.add_argument("--follow", type=Path, help="the journal of a stage at work (stages call this themselves)")
     arguments = parser.parse_args()
     if arguments.follow:
         follow(Journal(arguments.follow), root())
@@ -33,9 +31,7 @@ def send() -> None:
         sent = send_left_over(root())
     except Exception as error:
         reason = str(error).splitlines()[0]
-        sys.exit(
-            f"tracking: {address(root())} does not answer ({reason}); everything is kept, try again later"
-        )
+        sys.exit(f"tracking: {address(root())} does not answer ({reason}); everything is kept, try again later")
     for name, complete in sent.items():
         print(f"tracking: {name} {'sent' if complete else 'could not be sent whole and is kept'}")
     if rest := [journal.id for journal in left_over(folder) if journal.id not in sent]:

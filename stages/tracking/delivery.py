@@ -158,9 +158,7 @@ class Delivery:
 
     def _dataset(self, entry: Entry) -> None:
         profile = f'{{"num_rows": {entry["rows"]}}}'
-        data = _entity(
-            "Dataset", entry["name"], entry["fingerprint"][:36], "local", entry["name"], profile=profile
-        )
+        data = _entity("Dataset", entry["name"], entry["fingerprint"][:36], "local", entry["name"], profile=profile)
         tag = _entity("InputTag", "mlflow.data.context", "train and validation")
         self._client.log_inputs(self._progress["run"], [_entity("DatasetInput", data, [tag])])
 

@@ -66,9 +66,7 @@ def _log(
         input_example=_example(pair),
     )
     source = f"models:/{model.model_id}"
-    made = client.create_model_version(
-        name, source, run, tags | {"makd.journal": key}, model_id=model.model_id
-    )
+    made = client.create_model_version(name, source, run, tags | {"makd.journal": key}, model_id=model.model_id)
     return made.version
 
 

@@ -1,0 +1,147 @@
+"""Score against size on real tasks: every recipe at every budget, with seeds; the table of docs/results.md.
+
+    python -m benchmarks.budgets --params benchmarks/glue.yaml --source ~/glue \\
+        --budgets 0.5 0.25 0.1 --seeds 1 2 3 --rows docs/results.csv
+
+Each seed has a teacher of its own. The main chain's blocks run as the recipe `makd` beside those that
+`baseline.recipes` names. A row is appended to the CSV as soon as it is measured; a run that was stopped goes on after
+its last row. The table, means over seeds, is printed at the end; `--table` prints it without running anything.
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.baseline import baseline
+from stages.evaluate import measure
+from stages.finetune import finetune
+from stages.prepare import prepare
+from stages.settings import Data, Distill, Factorize, Params, load
+from stages.tracking import Run
+
+COLUMNS = ["task", "seed", "budget", "recipe", "score", "low", "high", "retention", "agreement", "layer_parameters",
+           "parameters", "macs_per_token", "seconds"]  # fmt: skip
+
+
+def main() -> None:
+    options = _options()
+    params = load(options.params)
+    params = params.model_copy(update={"data": Data(source=options.source, custom=params.data.custom)})
+    done = {_key(row) for row in _read(options.rows)}
+    if not options.table:
+        for seed in options.seeds:
+            for task in params.tasks:
+                for row in _rows(params, task, seed, options, done):
+                    _append(options.rows, row)
+    print(table(_read(options.rows)))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings, as in params.yaml")
+    parser.add_argument("--source", default="bundled", help="data.source: bundled, hub or a folder")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.25, 0.1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--rows", type=Path, default=Path("docs/results.csv"), help="CSV to append to")
+    parser.add_argument("--work", type=Path, default=Path(".makd/budgets"), help="folder for models")
+    parser.add_argument("--table", action="store_true", help="only print the table of --rows")
+    return parser.parse_args()
+
+
+def _rows(params: Params, task: str, seed: int, options: argparse.Namespace, done: set) -> Iterator[dict]:
+    """Measures what is not yet in the CSV, teacher first."""
+    place = options.work / task / str(seed)
+    data, teacher = place / "prepare/data", place / "finetune/model"
+    common = {"seed": seed, "run": Run()}
+    row = {"task": task, "seed": seed, "budget": "1", "recipe": "teacher"}
+    if not data.exists():
+        prepare(
+            name=task, task=params.task(task), data=params.data, base=params.base, settings=params.prepare,
+            output=_fresh(place / "prepare"), **common,
+        )  # fmt: skip
+    if not teacher.exists():
+        output, state = _fresh(place / "finetune"), place / "state"
+        finetune(params.finetune, base=params.base, data=data, output=output, state=state, **common)
+    if _key(row) not in done:
+        found, _ = measure(params.evaluate, data=data, model=teacher, seed=seed, title="teacher")
+        yield row | _figures(found)
+    for budget in options.budgets:
+        for recipe in ["makd", *params.baseline.recipes]:
+            row = {"task": task, "seed": seed, "budget": f"{budget:g}", "recipe": recipe}
+            if _key(row) in done:
+                continue
+            student, training = _blocks(params, recipe, budget)
+            output = _fresh(place / f"{recipe}-{budget:g}")
+            found = baseline(
+                student, training, params.evaluate, data=data, teacher=teacher, output=output,
+                state=place / "state-student", **common,
+            )  # fmt: skip
+            yield row | _figures(found["student"]) | {"seconds": round(found["seconds"])}
+
+
+def _blocks(params: Params, recipe: str, budget: float) -> tuple[Factorize, Distill | None]:
+    blocks = (params.factorize, params.distill) if recipe == "makd" else params.recipe(recipe)
+    return blocks[0].model_copy(update={"budget": budget}), blocks[1]
+
+
+def _fresh(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _figures(found: dict) -> dict:
+    figures = {name: found[name] for name in COLUMNS if name in found} | dict(
+        zip(("low", "high"), found["interval"], strict=True)
+    )
+    return {name: round(value, 2) if isinstance(value, float) else value for name, value in figures.items()}
+
+
+def _key(row: dict) -> tuple:
+    return row["task"], str(row["seed"]), str(row["budget"]), row["recipe"]
+
+
+def _read(rows: Path) -> list[dict]:
+    return list(csv.DictReader(rows.open())) if rows.exists() else []
+
+
+def _append(rows: Path, row: dict) -> None:
+    new = not rows.exists()
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    with rows.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print(json.dumps(row), flush=True)
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown: a row per budget and recipe, a column per task: mean ± standard deviation over seeds, and retention."""
+    import pandas as pd
+    from tabulate import tabulate
+
+    frame = pd.DataFrame(rows)
+    numbers = ["budget", "score", "retention", "low", "high"]
+    frame[numbers] = frame[numbers].apply(pd.to_numeric)
+    lines = []
+    for (budget, recipe), group in frame.groupby(["budget", "recipe"], sort=False):
+        line = {"budget": f"{budget:g}", "student": recipe}
+        for task in frame["task"].unique():
+            line[task] = _cell(group[group["task"] == task])
+        lines.append(line)
+    lines.sort(key=lambda line: -float(line["budget"]))
+    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def _cell(found) -> str:
+    if found.empty:
+        return ""
+    spread = f" ± {found['score'].std():.1f}" if len(found) > 1 else ""
+    kept = f" ({found['retention'].mean():.1f} %)" if found["retention"].notna().any() else ""
+    return f"{found['score'].mean():.1f}{spread}{kept}"
+
+
+if __name__ == "__main__":
+    main()
