@@ -159,6 +159,8 @@ def _session(path: Path, threads: int, provider: str) -> "InferenceSession":
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     wanted = _PROVIDERS[provider]
+    if provider == "cuda":
+        onnxruntime.preload_dlls()  # CUDA's libraries may have come as Python packages, off the loader's path
     session = onnxruntime.InferenceSession(path, options, providers=list(dict.fromkeys([wanted, _PROVIDERS["cpu"]])))
     if (got := session.get_providers()[0]) != wanted:
         raise ModelError(
