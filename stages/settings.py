@@ -127,6 +127,8 @@ class Factorize(Block):
 class Distill(Training):
     """Teacher and low-rank student in; the recovered student out (MaKD)."""
 
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-4
+    """Peak learning rate of AdamW; with all of MaKD's terms higher than fine-tuning or logits alone bear."""
     objectives: Objectives = Objectives()
     """What the student is compared on, each with a weight and its own settings; null or weight 0 is not computed."""
     hierarchy: Literal["layers", "stages", "rotate"] = "layers"
