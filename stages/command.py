@@ -9,7 +9,6 @@ is killed leaves nothing that a later stage would trust.
 """
 
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from stages import tracking
 from stages.settings import BadInput, Params, describe, load
 from stages.tasks import Task
+from stages.tracking.context import is_main
 
 OUTPUTS = Path("outputs")
 STATE = Path(".makd")
@@ -55,11 +55,6 @@ class Job:
             maker = "export" if verb == "teacher" else verb  # export writes the teacher's graph too
             raise BadInput(f"{path} does not exist; run `dvc repro {maker}@{self.name}` first")
         return path
-
-
-def is_main() -> bool:
-    """False in the processes beside the first under `accelerate launch`."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager

@@ -29,11 +29,11 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from stages.command import is_main
 from stages.settings import Training
 from stages.tasks import Task
 from stages.tasks.metrics import scores
 from stages.tracking import Run
+from stages.tracking.context import is_main
 
 DONE = "complete"
 """Marks a checkpoint that was written to its end; one without it is never resumed from."""
