@@ -82,9 +82,6 @@ def _ranks(settings, model, parts, spectra: "dict[str, Decomposition]") -> dict[
     """Deals the budget out, after what cannot be factorized (biases, norms, and with `count: all` the rest) is paid."""
     from stages.lowrank.ranks import allocate
 
-    if settings.budget == 1 and not settings.embeddings:
-        # everything is kept: full-rank factors, so that the student is the teacher in another form
-        return {name: len(spectrum.s) for name, spectrum in spectra.items()}
     matrices = [_matrix(name, spectrum) for name, spectrum in spectra.items()]
     words = parts.words.weight
     if settings.embeddings and not 0 < settings.embeddings * sum(words.shape) < words.numel():

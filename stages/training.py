@@ -217,6 +217,7 @@ def _arguments(settings: Training, task: Task, examples: int, place: Path, seed:
         greater_is_better=True,
         logging_steps=settings.log_every,
         logging_first_step=True,
+        logging_nan_inf_filter=False,  # it would wait for the device in every step
         dataloader_pin_memory=cuda,
         dataloader_num_workers=2 if cuda else 0,
         report_to=[],

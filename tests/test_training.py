@@ -220,3 +220,25 @@ def test_gradient_norms_equal_backward(place, tmp_path):
 def test_a_layer_that_does_not_exist_is_refused_before_training(place, tmp_path):
     with pytest.raises(BadInput, match=r"distill.objectives.hidden: layers \[7\] do not exist: .* layers 1 to 2"):
         run_distill(place, tmp_path / "a", objectives={"hidden": {"layers": [1, 7]}})
+
+
+def test_a_budget_of_one_is_the_teacher(place, tmp_path):
+    metrics = factorize(
+        Factorize(budget=1, multiple_of=1, calibration=Calibration(examples=32)),
+        data=place / "prepare/data",
+        teacher=place / "finetune/model",
+        output=tmp_path,
+        seed=1,
+        run=Run(),
+    )
+    assert metrics["layer_share"] == 1 and metrics["mean_output_error"] == 0
+    rows = evaluate(
+        Evaluate(),
+        data=place / "prepare/data",
+        models={"teacher": place / "finetune/model", "student": tmp_path / "model"},
+        output=tmp_path,
+        seed=0,
+        run=Run(),
+    )
+    assert rows["student"]["agreement"] == 100
+    assert rows["student"]["score"] == rows["teacher"]["score"]
