@@ -43,7 +43,7 @@ def test_what_ships_parses() -> None:
 
 def test_what_ships_are_the_defaults() -> None:
     """A key left out of params.yaml means what params.yaml shows."""
-    deliberate = {"baseline.recipes"}
+    deliberate = {"baseline.recipes", "finetune.learning_rate"}
     shipped, defaults = flat(load(ROOT / "params.yaml").model_dump()), flat(Params().model_dump())
     differ = {name for name in shipped if shipped[name] != defaults.get(name)}
     assert {name for name in differ if not name.startswith("recipes.")} == deliberate
