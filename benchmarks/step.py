@@ -123,10 +123,11 @@ def _distillation(teacher, student, inputs, labels, objectives: Objectives) -> C
 def _rounds(steps: dict[str, Callable[[], None]], options, device) -> list[dict[str, float]]:
     rounds = []
     for i in range(options.rounds + 2):
-        taken = {}
-        for name, step in steps.items():
+        taken = dict.fromkeys(steps, 0.0)
+        names = list(steps)
+        for name in names[i % len(names) :] + names[: i % len(names)]:  # who begins rotates
             with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-                taken[name] = _timed(step, device)
+                taken[name] = _timed(steps[name], device)
         if i >= 2:  # the first two warm up
             rounds.append(taken)
     return rounds

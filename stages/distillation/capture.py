@@ -60,9 +60,12 @@ class Captured:
         """Attention scores before the softmax, padded keys at the lowest value; (batch, heads, tokens, tokens)."""
         if (maps := self.values.get(("attention", layer))) is not None:
             return maps.clamp_min(torch.finfo(maps.dtype).tiny).log()  # their softmax gives the maps back
-        q, k = (self[name, layer].unflatten(-1, (self.parts.heads, -1)).transpose(1, 2) for name in ("q", "k"))
-        padding = (1 - batch.mask).mul(torch.finfo(q.dtype).min / 2).to(q.dtype)[:, None, None, :]
-        return (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + padding
+        heads = self.parts.heads
+        q, k = (self[n, layer].unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1) for n in ("q", "k"))
+        padding = (1 - batch.mask).mul(torch.finfo(q.dtype).min / 2).to(q.dtype).repeat_interleave(heads, 0)
+        # one product that scales and adds as it goes: a map is the largest tensor here, each pass over it counts
+        scores = torch.baddbmm(padding.unsqueeze(1), q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+        return scores.unflatten(0, (-1, heads))
 
     def replayed(self, name: str, layer: int, other: "Captured") -> Tensor:
         """What this model's matrix says of the other model's input to it; (batch, tokens, out)."""
