@@ -36,6 +36,8 @@ def main() -> None:
                 for row in _rows(params, task, seed, options, done):
                     _append(options.rows, row)
     print(table(_read(options.rows)))
+    if options.plot:
+        plot(_read(options.rows), options.plot)
 
 
 def _options() -> argparse.Namespace:
@@ -47,6 +49,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, default=Path("docs/results.csv"), help="CSV to append to")
     parser.add_argument("--work", type=Path, default=Path(".makd/budgets"), help="folder for models")
     parser.add_argument("--table", action="store_true", help="only print the table of --rows")
+    parser.add_argument("--plot", type=Path, help="also draw score against budget to this file")
     return parser.parse_args()
 
 
@@ -141,6 +144,26 @@ def _cell(found) -> str:
     spread = f" ± {found['score'].std():.1f}" if len(found) > 1 else ""
     kept = f" ({found['retention'].mean():.1f} %)" if found["retention"].notna().any() else ""
     return f"{found['score'].mean():.1f}{spread}{kept}"
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Score against budget: a panel per task, a line per recipe (mean over seeds), the teacher as a level."""
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    frame = pd.DataFrame(rows).astype({"budget": float, "score": float})
+    tasks = list(frame["task"].unique())
+    figure = Figure(figsize=(4.6 * len(tasks), 3.8), layout="constrained")
+    for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        means = frame[frame["task"] == task].groupby(["recipe", "budget"], sort=False)["score"].mean()
+        axis.axhline(means["teacher"].iloc[0], color="gray", ls="--", label="teacher")
+        for recipe in [r for r in means.index.unique("recipe") if r != "teacher"]:
+            line = means[recipe].sort_index()
+            axis.plot(line.index, line, marker="o", label=recipe)
+        axis.set(title=task, xlabel="budget (share of layer parameters)", xlim=(0, None))
+    figure.axes[0].set_ylabel("score, points")
+    figure.axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
 if __name__ == "__main__":

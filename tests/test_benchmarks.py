@@ -1,0 +1,41 @@
+"""The commands that make the documents' tables: their settings load, their arithmetic is right."""
+
+from pathlib import Path
+
+from benchmarks.budgets import plot, table
+from stages.settings import load
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def rows() -> list[dict]:
+    """Two seeds of a teacher and of one student, as a CSV file gives them."""
+    cells = [("1", "teacher", 1, 80, ""), ("1", "teacher", 2, 90, "")]
+    cells += [("0.5", "makd", 1, 78, 97.5), ("0.5", "makd", 2, 84, 93.3)]
+    return [
+        {
+            "task": "sst2",
+            "budget": b,
+            "recipe": r,
+            "seed": s,
+            "score": str(x),
+            "retention": str(k),
+            "low": "",
+            "high": "",
+        }
+        for b, r, s, x, k in cells
+    ]
+
+
+def test_the_settings_of_the_published_table_load():
+    params = load(ROOT / "benchmarks/glue.yaml")
+    assert params.tasks == ["sst2", "cola", "mrpc"]
+    assert list(params.recipe("lowrank_kd")[1].objectives.active()) == ["kl"]
+
+
+def test_table_tells_mean_spread_and_retention(tmp_path):
+    found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(rows()).splitlines()]
+    assert found[2] == ["1", "teacher", "85.0 ± 7.1"]
+    assert found[3] == ["0.5", "makd", "81.0 ± 4.2 (95.4 %)"]
+    plot(rows(), tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 5000
