@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages.distill import distill
-from stages.evaluate import evaluate, measure
+from stages.evaluate import evaluate
 from stages.factorize import factorize
 from stages.finetune import finetune
 from stages.prepare import prepare
@@ -115,21 +115,25 @@ def test_same_seed_same_weights_and_another_seed_others(place, tmp_path):
     assert distance(first, other) > 0
 
 
-def drift(place: Path, a: Path, b: Path) -> float:
-    """Largest difference of two students' logits on the validation split, in units of the logits' spread.
+def drift(a: Path, b: Path) -> float:
+    """Largest difference of two students' weights.
 
-    Not of the weights: those that no loss depends on (a key's bias, say) go where Adam takes rounding noise.
+    But for the keys' biases: they add the same to all scores of a query, which the softmax takes out again, so that
+    their gradient is rounding noise and Adam makes steps of it (seen: 3e-4 there, 4e-5 at most elsewhere).
     """
-    logits = [measure(Evaluate(), data=place / "prepare/data", model=m / "model", seed=0, title="")[1] for m in (a, b)]
-    return float(abs(logits[0] - logits[1]).max() / logits[0].std())
+    weights = [load_file(m / "model/model.safetensors") for m in (a, b)]
+    for w in weights:
+        for name in [n for n in w if ".key." in n and n.endswith("bias")]:
+            del w[name]
+    return distance(*weights)
 
 
 def test_accumulation_gives_the_same_steps(place, tmp_path):
     train_only(place, tmp_path / "whole", batch_size=8, epochs=1)
     train_only(place, tmp_path / "split", batch_size=2, gradient_accumulation=4, epochs=1)
     train_only(place, tmp_path / "other", batch_size=2, epochs=1)
-    assert drift(place, tmp_path / "whole", tmp_path / "split") < 1e-3
-    assert drift(place, tmp_path / "whole", tmp_path / "other") > 1e-2
+    assert drift(tmp_path / "whole", tmp_path / "split") < 1e-4
+    assert drift(tmp_path / "whole", tmp_path / "other") > 1e-2
 
 
 def test_two_processes_are_one_with_twice_the_batch(place, tmp_path):
@@ -151,7 +155,7 @@ def test_two_processes_are_one_with_twice_the_batch(place, tmp_path):
         launch, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=240
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert drift(place, tmp_path / "one", tmp_path / "two") < 1e-3
+    assert drift(tmp_path / "one", tmp_path / "two") < 1e-4
     losses = [pd.read_csv(tmp_path / name / "history.csv")["loss/hidden"].dropna() for name in ("one", "two")]
     assert losses[0].to_numpy() == pytest.approx(losses[1].to_numpy(), rel=1e-3)  # the mean over both processes
 
