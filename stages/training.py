@@ -205,7 +205,7 @@ def _arguments(settings: Training, task: Task, examples: int, place: Path, seed:
         lr_scheduler_type="linear",
         optim="adamw_torch_fused",
         bf16=bf16,
-        use_cpu=world > 1 and not cuda,  # several processes on CPUs are only set up when asked for
+        use_cpu=not cuda,  # several processes, and bfloat16, are set up on CPUs only when asked for
         seed=seed,
         eval_strategy="steps",
         save_strategy="steps",
