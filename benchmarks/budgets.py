@@ -11,7 +11,8 @@ its last row. The table, means over seeds, is printed at the end; `--table` prin
 import argparse
 import csv
 import json
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 from stages.baseline import baseline
@@ -28,13 +29,16 @@ COLUMNS = ["task", "seed", "budget", "recipe", "score", "low", "high", "retentio
 def main() -> None:
     options = _options()
     params = load(options.params)
-    params = params.model_copy(update={"data": Data(source=options.source, custom=params.data.custom)})
+    params = params.model_copy(
+        update={
+            "data": Data(source=options.source, custom=params.data.custom),
+            "tasks": options.tasks or params.tasks,
+            "prepare": params.prepare.model_copy(update={"train_examples": options.examples}),
+        }
+    )
     done = {_key(row) for row in _read(options.rows)}
     if not options.table:
-        for seed in options.seeds:
-            for task in params.tasks:
-                for row in _rows(params, task, seed, options, done):
-                    _append(options.rows, row)
+        _measure(params, options, done)
     print(table(_read(options.rows)))
     if options.plot:
         plot(_read(options.rows), options.plot)
@@ -46,6 +50,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--source", default="bundled", help="data.source: bundled, hub or a folder")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.25, 0.1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--tasks", nargs="+", help="in place of those in --params")
+    parser.add_argument("--examples", type=int, help="training examples, drawn with the seed; all without it")
+    parser.add_argument("--workers", type=int, default=1, help="models trained side by side; set OMP_NUM_THREADS too")
     parser.add_argument("--rows", type=Path, default=Path("docs/results.csv"), help="CSV to append to")
     parser.add_argument("--work", type=Path, default=Path(".makd/budgets"), help="folder for models")
     parser.add_argument("--table", action="store_true", help="only print the table of --rows")
@@ -53,12 +60,27 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _rows(params: Params, task: str, seed: int, options: argparse.Namespace, done: set) -> Iterator[dict]:
-    """Measures what is not yet in the CSV, teacher first."""
+def _measure(params: Params, options: argparse.Namespace, done: set) -> None:
+    """Measures what is not yet in the CSV: first the teachers, then all students of theirs, several at a time."""
+    teachers = [(params, task, seed, options) for seed in options.seeds for task in params.tasks]
+    students = [
+        (params, task, seed, options, budget, recipe)
+        for _, task, seed, _ in teachers
+        for budget in options.budgets
+        for recipe in ["makd", *params.baseline.recipes]
+        if (task, str(seed), f"{budget:g}", recipe) not in done
+    ]
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+        for work, jobs in ((_teacher, teachers), (_student, students)):
+            for future in as_completed([pool.submit(work, *job) for job in jobs]):
+                if _key(row := future.result()) not in done:
+                    _append(options.rows, row)
+
+
+def _teacher(params: Params, task: str, seed: int, options: argparse.Namespace) -> dict:
     place = options.work / task / str(seed)
     data, teacher = place / "prepare/data", place / "finetune/model"
     common = {"seed": seed, "run": Run()}
-    row = {"task": task, "seed": seed, "budget": "1", "recipe": "teacher"}
     if not data.exists():
         prepare(
             name=task, task=params.task(task), data=params.data, base=params.base, settings=params.prepare,
@@ -67,21 +89,20 @@ def _rows(params: Params, task: str, seed: int, options: argparse.Namespace, don
     if not teacher.exists():
         output, state = _fresh(place / "finetune"), place / "state"
         finetune(params.finetune, base=params.base, data=data, output=output, state=state, **common)
-    if _key(row) not in done:
-        found, _ = measure(params.evaluate, data=data, model=teacher, seed=seed, title="teacher")
-        yield row | _figures(found)
-    for budget in options.budgets:
-        for recipe in ["makd", *params.baseline.recipes]:
-            row = {"task": task, "seed": seed, "budget": f"{budget:g}", "recipe": recipe}
-            if _key(row) in done:
-                continue
-            student, training = _blocks(params, recipe, budget)
-            output = _fresh(place / f"{recipe}-{budget:g}")
-            found = baseline(
-                student, training, params.evaluate, data=data, teacher=teacher, output=output,
-                state=place / "state-student", **common,
-            )  # fmt: skip
-            yield row | _figures(found["student"]) | {"seconds": round(found["seconds"])}
+    found, _ = measure(params.evaluate, data=data, model=teacher, seed=seed, title="teacher")
+    return {"task": task, "seed": seed, "budget": "1", "recipe": "teacher"} | _figures(found)
+
+
+def _student(params: Params, task: str, seed: int, options: argparse.Namespace, budget: float, recipe: str) -> dict:
+    place = options.work / task / str(seed)
+    student, training = _blocks(params, recipe, budget)
+    output = _fresh(place / f"{recipe}-{budget:g}")
+    found = baseline(
+        student, training, params.evaluate, data=place / "prepare/data", teacher=place / "finetune/model",
+        output=output, state=output / "state", seed=seed, run=Run(),
+    )  # fmt: skip
+    row = {"task": task, "seed": seed, "budget": f"{budget:g}", "recipe": recipe}
+    return row | _figures(found["student"]) | {"seconds": round(found["seconds"])}
 
 
 def _blocks(params: Params, recipe: str, budget: float) -> tuple[Factorize, Distill | None]:

@@ -6,6 +6,7 @@ each round, so that a shared machine's ups and downs cancel; the median over rou
 
     python -m benchmarks.step                                # BERT-base shape, batch 8, 128 tokens
     python -m benchmarks.step --hidden 384 --layers 6 --batch 32
+    python -m benchmarks.step --each                         # every objective alone
     python -m benchmarks.step --padding                      # tokens/s: grouped lengths against padding to 128
 """
 
@@ -13,23 +14,35 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from stages.distillation.capture import Batch, Capture
+from stages.distillation.capture import Batch, Capture, wanted
 from stages.distillation.objectives import Objectives
+from stages.distillation.objectives.base import at
 from stages.lowrank.decompose import Statistics, decompose
 from stages.lowrank.modeling import assemble
 from stages.models.anatomy import Parts
 
-OFF = {"hard": None, "kl": None, "attention_kl": None, "hidden": None, "matrices": None}
-CASES: dict[str, Objectives] = {
-    "logits only": Objectives(**OFF | {"kl": {}}),
-    "layer level": Objectives(**OFF | {"kl": {}, "attention_kl": {}, "hidden": {}}),
+
+def _only(**terms: dict) -> Objectives:
+    return Objectives(**dict.fromkeys(Objectives.model_fields) | terms)
+
+
+LEVELS: dict[str, Objectives] = {
+    "logits only": _only(kl={}),
+    "layer level": _only(kl={}, attention_kl={}, hidden={}),
     "all terms": Objectives(),
     "all terms, local matrices": Objectives(matrices={"mode": "local"}),
 }
+EACH: dict[str, Objectives] = {
+    name: _only(**{name: {"layers": "skip"} if name in ("relations", "hidden_cosine", "matrices") else {}})
+    for name in Objectives.model_fields
+}
+"""Every objective alone, at every layer where it is one of layers."""
 
 
 def main() -> None:
@@ -47,18 +60,22 @@ def main() -> None:
         "attention_mask": torch.ones(shape, dtype=torch.long, device=device),
     }
     labels = torch.zeros(options.batch, dtype=torch.long, device=device)
-    cases = {name: _distillation(teacher, student, inputs, labels, terms) for name, terms in CASES.items()}
-    rounds = _rounds({"floor": _floor(teacher, student, inputs, labels)} | cases, options, device)
+    objectives = EACH if options.each else LEVELS
+    cases = {
+        name: partial(_distillation, teacher, student, inputs, labels, terms) for name, terms in objectives.items()
+    }
+    rounds, memory = _rounds({"floor": partial(_floor, teacher, student, inputs, labels)} | cases, options, device)
     print(
         f"\n{device.type}, {options.precision}, {options.layers} x {options.hidden}, batch {shape}, "
         f"{torch.get_num_threads()} threads, {options.rounds} rounds"
     )
-    print(f"{'step':<28}{'ms':>9}{'over the floor':>16}{'quartiles':>16}")
+    print(f"{'step':<28}{'ms':>9}{'over the floor':>16}{'quartiles':>16}{'memory over the floor':>24}")
     for name in rounds[0]:
         ratios = sorted(r[name] / r["floor"] for r in rounds)
         low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
         ms = 1000 * statistics.median(r[name] for r in rounds)
-        print(f"{name:<28}{ms:>9.1f}{middle:>16.3f}{f'{low:.3f}-{high:.3f}':>16}")
+        more = f"{memory[name] / memory['floor']:.3f}"
+        print(f"{name:<28}{ms:>9.1f}{middle:>16.3f}{f'{low:.3f}-{high:.3f}':>16}{more:>24}")
 
 
 def _options() -> argparse.Namespace:
@@ -71,6 +88,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's own choice")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--each", action="store_true", help="every objective alone, in place of MaKD's levels")
     parser.add_argument("--padding", action="store_true", help="compare grouped lengths with padding to --length")
     return parser.parse_args()
 
@@ -95,42 +113,70 @@ def _models(options: argparse.Namespace, device: torch.device):
     return teacher.to(device), student.to(device)
 
 
-def _floor(teacher, student, inputs, labels) -> Callable[[], None]:
+@contextmanager
+def _floor(teacher, student, inputs, labels) -> Iterator[Callable[[], None]]:
     def step() -> None:
         with torch.inference_mode():
             teacher(**inputs)
         student(**inputs, labels=labels).loss.backward()
 
-    return step
+    yield step
 
 
-def _distillation(teacher, student, inputs, labels, objectives: Objectives) -> Callable[[], None]:
-    terms = objectives.active()
-    depth = Parts(teacher).depth
-    aspects = {aspect for term in terms.values() for aspect in term.aspects(depth)}
-    of_teacher, of_student = Capture(teacher, aspects), Capture(student, aspects)
+@contextmanager
+def _distillation(teacher, student, inputs, labels, objectives: Objectives) -> Iterator[Callable[[], None]]:
+    """The step, with its hooks on the models as long as it is used."""
+    terms, shapes = objectives.active(), (Parts(student).shape, Parts(teacher).shape)
+    pairs = {name: term.pairs(*shapes) for name, term in terms.items()}
+    learned = {name: term.learned(*shapes, [0, 1] * 2000) for name, term in terms.items()}
+    learned = {name: module.to(labels.device) for name, module in learned.items() if module is not None}
+    of_student, of_teacher = (wanted(terms, pairs, side) for side in ("student", "teacher"))
+    captures = Capture(student, of_student), Capture(teacher, of_teacher)
+    index = torch.arange(len(labels), device=labels.device)
 
     def step() -> None:
-        batch = Batch(mask=inputs["attention_mask"].float(), labels=labels)
+        batch = Batch(mask=inputs["attention_mask"].float(), labels=labels, index=index)
         with torch.inference_mode():
-            theirs = of_teacher(teacher, inputs, aspects)
-        ours = of_student(student, inputs, aspects)
-        sum(term.weight * term(ours, theirs, batch) for term in terms.values()).backward()
+            theirs = captures[1](teacher, inputs, of_teacher)
+        ours = captures[0](student, inputs, of_student)
+        sum(at(t.weight, 0) * t(ours, theirs, batch, learned.get(name)) for name, t in terms.items()).backward()
 
-    return step
+    yield step
+    for capture in captures:
+        capture.close()
 
 
-def _rounds(steps: dict[str, Callable[[], None]], options, device) -> list[dict[str, float]]:
-    rounds = []
+def _rounds(cases: dict[str, Callable], options, device) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Seconds of every case in every round, and the bytes that it takes."""
+    rounds, memory, names = [], {}, list(cases)
     for i in range(options.rounds + 2):
-        taken = dict.fromkeys(steps, 0.0)
-        names = list(steps)
+        taken = dict.fromkeys(names, 0.0)
         for name in names[i % len(names) :] + names[: i % len(names)]:  # who begins rotates
-            with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-                taken[name] = _timed(steps[name], device)
+            half = torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16")
+            with half, cases[name]() as step:
+                taken[name] = _timed(step, device)
+                if i == 0:
+                    memory[name] = _bytes(step, device)
         if i >= 2:  # the first two warm up
             rounds.append(taken)
-    return rounds
+    return rounds, memory
+
+
+def _bytes(step: Callable[[], None], device: torch.device) -> float:
+    """On a GPU the peak of a step; on a CPU what the student's forward pass keeps for its backward pass."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated()
+    kept: dict[int, int] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        step()
+    return sum(kept.values())
 
 
 def _timed(step: Callable[[], None], device: torch.device) -> float:

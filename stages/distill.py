@@ -1,4 +1,4 @@
-"""Teacher and low-rank student in; the recovered student out (MaKD).
+"""Teacher and student in; the recovered student out (MaKD, or any other sum of objectives).
 
 Student and teacher read the same batches; the student learns to say what the teacher says (prediction), to look
 where it looks and pass on what it passes on (layer level), and to compute what its matrices compute (matrix level).
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.command import command
-from stages.settings import BadInput, Distill
+from stages.settings import Distill
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +26,7 @@ def distill(
     """Writes `model/`, `history.csv`, `terms.png` and `metrics.json`; returns the metrics (points, seconds).
 
     Raises:
-        BadInput: an objective names a layer that the models do not have.
+        BadInput: an objective cannot compare these models, such as one that names a layer they do not have.
     """
     from transformers import AutoTokenizer, set_seed
 
@@ -38,7 +38,6 @@ def distill(
     task, tokenizer = read_task(data), AutoTokenizer.from_pretrained(data / "tokenizer")
     set_seed(seed)
     model = _dropout(load(student), settings.dropout)
-    _check_layers(settings, model)
     trainer, metrics = train(
         DistillationTrainer,
         model,
@@ -55,7 +54,7 @@ def distill(
         teacher=load(teacher),
         distill=settings,
     )
-    trainer.save_model(output / "model")
+    trainer.save_student(output / "model")
     if trainer.is_world_process_zero():
         (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         _plot(output / "history.csv", output / "terms.png")
@@ -69,17 +68,6 @@ def _dropout(model: "nn.Module", probability: float) -> "nn.Module":
         if isinstance(module, nn.Dropout):
             module.p = probability
     return model
-
-
-def _check_layers(settings: Distill, model: "nn.Module") -> None:
-    from stages.models.anatomy import Parts
-
-    depth = Parts(model).depth
-    for name, term in settings.objectives.active().items():
-        try:
-            term.aspects(depth)
-        except ValueError as error:
-            raise BadInput(f"distill.objectives.{name}: {error}") from None
 
 
 def _plot(history: Path, path: Path) -> None:

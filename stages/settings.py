@@ -15,6 +15,7 @@ from stages.distillation.objectives import Objectives
 from stages.tasks import GLUE, Task
 
 Share = Annotated[float, Field(gt=0, le=1)]
+ShareOrNone = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -134,8 +135,8 @@ class Distill(Training):
     hierarchy: Literal["layers", "stages", "rotate"] = "layers"
     """`layers`: all terms at once. `stages`: layer level, then the matrix level too, then prediction only.
     `rotate`: a third of the layers per step in turn."""
-    stage_shares: tuple[Share, Share, Share] = (0.4, 0.3, 0.3)
-    """For `stages`: shares of the steps that the three stages take; they sum to 1."""
+    stage_shares: tuple[ShareOrNone, ShareOrNone, ShareOrNone] = (0.4, 0.3, 0.3)
+    """For `stages`: shares of the steps that the three stages take; they sum to 1, and 0 leaves a stage out."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout in the student while it is distilled; 0 lets it match the teacher exactly."""
     gradient_norms: bool = False

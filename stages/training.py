@@ -221,6 +221,7 @@ def _arguments(settings: Training, task: Task, examples: int, place: Path, seed:
         dataloader_pin_memory=cuda,
         dataloader_num_workers=2 if cuda else 0,
         report_to=[],
+        label_names=["labels"],
         ddp_find_unused_parameters=False,
     )
 

@@ -160,7 +160,7 @@ def test_two_processes_are_one_with_twice_the_batch(place, tmp_path):
     assert losses[0].to_numpy() == pytest.approx(losses[1].to_numpy(), rel=1e-3)  # the mean over both processes
 
 
-@pytest.mark.parametrize("verb", ["finetune", "distill"])
+@pytest.mark.parametrize("verb", ["finetune", "distill", "contrastive"])
 def test_a_killed_run_resumes_and_ends_at_the_same_place(verb, place, tmp_path, tiny_model, monkeypatch):
     """Dies in the second of three epochs, between two checkpoints, with a half-written checkpoint left behind."""
     from transformers import TrainerCallback
@@ -174,7 +174,8 @@ def test_a_killed_run_resumes_and_ends_at_the_same_place(verb, place, tmp_path, 
             finetune(Finetune(**SMALL | {"epochs": 3}), base=Base(model=str(tiny_model)), **common)
         else:
             students = {"teacher": place / "finetune/model", "student": place / "factorize/model"}
-            distill(Distill(**SMALL | {"epochs": 3}), **students, **common)
+            objectives = {"contrastive": {"negatives": 5}} if verb == "contrastive" else {}
+            distill(Distill(**SMALL | {"epochs": 3}, objectives=objectives), **students, **common)
         return load_file(output / "model/model.safetensors"), (output / "history.csv").read_text()
 
     class Killed(Exception):
@@ -230,6 +231,43 @@ def test_gradient_norms_equal_backward(place, tmp_path):
     assert history["gradient/hidden"].dropna().to_numpy() == pytest.approx(
         history["grad_norm"].dropna().to_numpy(), rel=1e-4
     )
+
+
+def test_a_narrower_student_learns_by_projections_that_it_does_not_keep(place, tmp_path):
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.from_pretrained(place / "finetune/model")
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = config.hidden_size // 2, 24, 1
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "narrow")
+    terms = {"hidden": {}, "embedding": {}, "hidden_cosine": {}, "matrices": {}, "relations": {}, "contrastive": {}}
+    distill(
+        Distill(**SMALL, objectives=terms | {"attention_mse": {"weight": {"start": 0, "end": 1, "until": 0.5}}}),
+        data=place / "prepare/data",
+        teacher=place / "finetune/model",
+        student=tmp_path / "narrow",
+        output=tmp_path,
+        state=tmp_path / "state",
+        seed=1,
+        run=Run(),
+    )
+    kept, known = load_file(tmp_path / "model/model.safetensors"), load_file(tmp_path / "narrow/model.safetensors")
+    assert kept.keys() == known.keys()
+    history = pd.read_csv(tmp_path / "history.csv")
+    for name in set(terms) - {"contrastive"}:  # that one gets harder while its memory fills
+        assert history[f"loss/{name}"].iloc[-3:].mean() < history[f"loss/{name}"].iloc[:3].mean(), name
+    assert history["share/attention_mse"].iloc[0] == 0 < history["share/attention_mse"].iloc[-2]
+
+
+def test_contrast_without_a_second_class_is_refused(place, tmp_path):
+    with pytest.raises(BadInput, match=r"distill.objectives.contrastive: needs training examples of two classes"):
+        from stages.distillation.trainer import DistillationTrainer
+        from stages.models.base import load
+        from stages.tasks.splits import read_split
+
+        split = read_split(place / "prepare/data", "train").filter(lambda row: row["labels"] == 1)
+        model = load(place / "finetune/model")
+        settings = Distill(objectives={"contrastive": {}})
+        DistillationTrainer(model, teacher=model, distill=settings, train_dataset=split)
 
 
 def test_a_layer_that_does_not_exist_is_refused_before_training(place, tmp_path):

@@ -6,21 +6,18 @@ plain attention that returns maps costs more than the whole comparison.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stages.models.anatomy import Parts
+from stages.distillation.distances import scores
+from stages.distillation.objectives.base import Objective, Side
+from stages.models.anatomy import Parts, Shape
 
-Aspect = tuple[
-    Literal[
-        "hidden", "attention", "q", "k", "v", "up", "down", "input.q", "input.k", "input.v", "input.up", "input.down"
-    ],
-    int,
-]
-"""A name and a layer number, from 1. `hidden`: the layer's output; `q` … `down`: a matrix's output; `input.q`: its
-input; `attention`: its attention map, where scores are not plainly QKᵀ/√d."""
+Aspect = tuple[str, int]
+"""A name and a layer number, from 1. `hidden`: the layer's output (of layer 0: the embeddings); `q` … `down`: a
+matrix's output; `input.q`: its input; `attention`: its attention map, where scores are not plainly QKᵀ/√d."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +29,32 @@ class Batch:
     labels: Tensor
     """(batch,)"""
     layers: Collection[int] | None = None
-    """The layers whose turn it is; None means all."""
+    """The student's layers whose turn it is; None means all."""
+    progress: float = 0.0
+    """Share of the training that is done."""
+    index: Tensor | None = None
+    """Places of the examples in the training split, (batch,); for objectives that remember them."""
 
     def takes(self, layer: int) -> bool:
-        return self.layers is None or layer in self.layers
+        return self.layers is None or layer == 0 or layer in self.layers
 
     @property
     def tokens(self) -> Tensor:
         """Real tokens of each example, (batch,)."""
         return self.mask.sum(1)
+
+
+def wanted(
+    terms: dict[str, Objective], pairs: dict[str, list[tuple[int, int]]], side: Side, batch: Batch | None = None
+) -> set[Aspect]:
+    """What must be captured of one model for these terms, at the layers that they compare in this batch."""
+    return {
+        (aspect, pair[side == "teacher"])
+        for name, term in terms.items()
+        for aspect in term.aspects(side)
+        for pair in pairs[name]
+        if batch is None or batch.takes(pair[0])
+    }
 
 
 class Captured:
@@ -53,24 +67,20 @@ class Captured:
         return self.values[aspect]
 
     @property
-    def depth(self) -> int:
-        return self.parts.depth
+    def shape(self) -> Shape:
+        return self.parts.shape
 
-    def scores(self, layer: int, batch: Batch) -> Tensor:
-        """Attention scores before the softmax, padded keys at the lowest value; (batch, heads, tokens, tokens)."""
+    def scores(self, layer: int, batch: Batch | None = None) -> Tensor:
+        """Attention scores, (batch, heads, tokens, tokens); given the batch, padded keys are at the lowest value."""
+        mask = None if batch is None else batch.mask
         if (maps := self.values.get(("attention", layer))) is not None:
             return maps.clamp_min(torch.finfo(maps.dtype).tiny).log()  # their softmax gives the maps back
-        heads = self.parts.heads
-        q, k = (self[n, layer].unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1) for n in ("q", "k"))
-        padding = (1 - batch.mask).mul(torch.finfo(q.dtype).min / 2).to(q.dtype).repeat_interleave(heads, 0)
-        # one product that scales and adds as it goes: a map is the largest tensor here, each pass over it counts
-        scores = torch.baddbmm(padding.unsqueeze(1), q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
-        return scores.unflatten(0, (-1, heads))
+        return scores(self["q", layer], self["k", layer], self.shape.heads, mask)
 
-    def replayed(self, name: str, layer: int, other: "Captured") -> Tensor:
-        """What this model's matrix says of the other model's input to it; (batch, tokens, out)."""
+    def replayed(self, name: str, pair: tuple[int, int], other: "Captured") -> Tensor:
+        """What this model's matrix (layer `pair[0]`) says of the other's input (`pair[1]`); (batch, tokens, out)."""
         # a copy: what inference mode made cannot be kept for the backward pass
-        return self.parts.matrix(name, layer)(other[f"input.{name}", layer].clone())
+        return self.parts.matrix(name, pair[0])(other[f"input.{name}", pair[1]].clone())
 
 
 class Capture:
@@ -79,14 +89,19 @@ class Capture:
     Use:
         capture = Capture(model, aspects)
         captured = capture(model_or_its_wrapper, inputs, wanted)
+        capture.close()
     """
 
     def __init__(self, model: nn.Module, aspects: Collection[Aspect]) -> None:
         self.parts = Parts(model)
         self.wanted: Collection[Aspect] = ()
         self.values: dict[Aspect, Tensor] = {}
-        for aspect in aspects:
-            self._hook(aspect)
+        self.hooks = [self._hook(aspect) for aspect in aspects if aspect[0] != "attention"]
+
+    def close(self) -> None:
+        """Takes the hooks off again."""
+        for hook in self.hooks:
+            hook.remove()
 
     def __call__(self, model: nn.Module, inputs: dict[str, Any], wanted: Collection[Aspect]) -> Captured:
         """Runs the model on the inputs (no labels: no loss of its own is computed)."""
@@ -98,10 +113,10 @@ class Capture:
         captured, self.values = Captured(self.parts, out.logits, self.values), {}
         return captured
 
-    def _hook(self, aspect: Aspect) -> None:
+    def _hook(self, aspect: Aspect) -> Any:
         name, layer = aspect
-        if name == "attention":
-            return
+        if aspect == ("hidden", 0):
+            return self.parts.layers[0].register_forward_pre_hook(self._keep_input, with_kwargs=True)
         if name == "hidden":
             module = self.parts.layers[layer - 1]
         else:
@@ -113,4 +128,8 @@ class Capture:
                 value = args[0] if name.startswith("input.") else output
                 self.values[aspect] = value[0] if isinstance(value, tuple) else value
 
-        module.register_forward_hook(keep)
+        return module.register_forward_hook(keep)
+
+    def _keep_input(self, _module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if ("hidden", 0) in self.wanted:
+            self.values["hidden", 0] = args[0] if args else kwargs["hidden_states"]

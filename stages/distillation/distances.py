@@ -1,12 +1,16 @@
-"""The two distances that the objectives are made of, each with its gradient written out.
+"""What the objectives are made of: attention scores, projections, and two distances with their gradients written out.
 
-Both take a student's tensor that gradients flow into and a teacher's that was made under inference mode, which
+The distances take a student's tensor that gradients flow into and a teacher's that was made under inference mode, which
 autograd cannot keep for its backward pass: writing the gradient by hand keeps one tensor, in place of the four or
 five that the formula spelled in autograd would, and passes over memory half as often.
 """
 
+from collections.abc import Iterable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from stages.models.anatomy import Shape
 
 
 def divergence(student: Tensor, teacher: Tensor) -> Tensor:
@@ -27,6 +31,40 @@ def squared_distance(student: Tensor, teacher: Tensor, mask: Tensor, normalize: 
     sizes = _row_norms(teacher) if normalize == "teacher" else teacher.shape[-1]
     scale = (sizes * mask).sum(1)
     return _SquaredDistance.apply(student, teacher, mask / scale.clamp_min(1e-12).unsqueeze(-1))
+
+
+def scores(q: Tensor, k: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """QKᵀ/√d head by head; with a mask, padded keys are at the lowest value, so that a softmax leaves them out.
+
+    Shapes: (batch, tokens, heads·d) twice, mask (batch, tokens) of 0 and 1 -> (batch, heads, tokens, tokens).
+    """
+    q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1) for x in (q, k))
+    padding = q.new_zeros(len(q), q.shape[1])
+    if mask is not None:
+        padding = (1 - mask).mul(torch.finfo(q.dtype).min / 2).to(q.dtype).repeat_interleave(heads, 0)
+    # one product that scales and adds as it goes: a map is the largest tensor here, each pass over it counts
+    product = torch.baddbmm(padding.unsqueeze(1), q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+    return product.unflatten(0, (-1, heads))
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors of the last dimension at length 1, in float32 or better."""
+    return nn.functional.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+
+
+def projections(student: Shape, teacher: Shape, names: Iterable[str]) -> nn.ModuleDict | None:
+    """A learned map from the student's width to the teacher's for each aspect where they differ; None where none does.
+
+    One map serves all layers (TinyBERT, Jiao et al. 2020, section 3.1), so that it cannot do a layer's work.
+    """
+    widths = {name: (student.widths[name], teacher.widths[name]) for name in names}
+    maps = {name: nn.Linear(ours, theirs, bias=False) for name, (ours, theirs) in widths.items() if ours != theirs}
+    return nn.ModuleDict(maps) if maps else None
+
+
+def projected(x: Tensor, maps: nn.Module | None, name: str) -> Tensor:
+    """Through that aspect's learned map, where it has one."""
+    return maps[name](x) if maps is not None and name in maps else x
 
 
 class _Divergence(torch.autograd.Function):

@@ -1,10 +1,13 @@
-"""When each level of the hierarchy has its turn."""
+"""When each level of the hierarchy, and each layer, has its turn."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from stages.distillation.objectives import Objective
 from stages.settings import Distill
+
+Pairs = dict[str, list[tuple[int, int]]]
+"""By objective: the (student, teacher) layers that it compares."""
 
 
 @dataclass(frozen=True)
@@ -13,32 +16,32 @@ class Turn:
 
     levels: Collection[str]
     layers: Collection[int] | None
-    """None: all."""
+    """The student's layers; None: all."""
 
-    def terms(self, objectives: dict[str, Objective], depth: int) -> dict[str, Objective]:
+    def terms(self, objectives: dict[str, Objective], pairs: Pairs) -> dict[str, Objective]:
         """The objectives whose turn it is: their level counts, and so does one of the layers that they compare."""
 
-        def counts(term: Objective) -> bool:
-            compared = term.compared(depth)
-            return term.level in self.levels and (
-                not compared or self.layers is None or any(layer in self.layers for layer in compared)
+        def counts(name: str) -> bool:
+            layers = [student for student, _ in pairs[name]]
+            return objectives[name].level in self.levels and (
+                not layers or self.layers is None or any(i == 0 or i in self.layers for i in layers)
             )
 
-        return {name: term for name, term in objectives.items() if counts(term)}
+        return {name: term for name, term in objectives.items() if counts(name)}
 
 
 ALL = ("prediction", "layer", "matrix")
 
 
-def turn(settings: Distill, step: int, steps: int, depth: int) -> Turn:
-    """The turn at optimizer step `step` of `steps`.
+def turn(settings: Distill, progress: float, step: int, depth: int) -> Turn:
+    """The turn at a share of the training, at optimizer step `step`, of a student of `depth` layers.
 
-    `layers`: everything always. `stages`: layer level, then layer and matrix level, then prediction only. `rotate`:
-    every third layer, the start moving by one each step. Source: hierarchy from MaKD; shares and rotation ours.
+    `layers`: everything always. `stages`: layer level, then layer and matrix level, then prediction only; shares of
+    [0.7, 0, 0.3] are TinyBERT's intermediate, then prediction. `rotate`: every third layer, the start moving by one
+    each step. Source: hierarchy from MaKD; shares and rotation ours.
     """
     if settings.hierarchy == "stages":
         first, second, _ = settings.stage_shares
-        progress = step / max(1, steps)
         if progress < first:
             return Turn(("layer",), None)
         return Turn(("layer", "matrix"), None) if progress < first + second else Turn(("prediction",), None)

@@ -1,63 +1,107 @@
 """Transformers' Trainer with the loss exchanged for the weighted sum of the objectives."""
 
+import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stages.distillation.capture import Batch, Capture
-from stages.distillation.objectives import Objective
+from stages.distillation.capture import Batch, Capture, wanted
+from stages.distillation.objectives.base import at
 from stages.distillation.schedule import turn
 from stages.models.anatomy import Parts
-from stages.settings import Distill
+from stages.settings import BadInput, Distill
 from stages.training import OrderedTrainer
 
 
+class Student(nn.Module):
+    """The student, and what its objectives learn beside it (projections, memories).
+
+    As one module they are optimized, checkpointed and spread over processes together; only the student is kept.
+    """
+
+    accepts_loss_kwargs = False
+    """Losses are means of the batch; the Trainer's own count of items is not for the model."""
+
+    def __init__(self, model: PreTrainedModel, learned: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.model, self.learned, self.config = model, nn.ModuleDict(learned), model.config
+
+    def forward(self, **inputs: Tensor) -> Any:
+        return self.model(**inputs)
+
+
 class DistillationTrainer(OrderedTrainer):
-    """Runs teacher and student on each batch and compares them.
+    """Runs teacher and student on each batch and compares them; BadInput where an objective cannot.
 
     Nothing in a step waits for the device: terms are added up there and read at the logging steps only. Logged per
     term: `loss/<name>` (unweighted mean since the last log), `share/<name>` (of the weighted total) and, when asked
     for, `gradient/<name>` (norm of the weighted term's gradient at the logged step).
     """
 
-    def __init__(self, *args: Any, teacher: PreTrainedModel, distill: Distill, **kwargs: Any) -> None:
-        super().__init__(*args, grouped=distill.group_by_length, **kwargs)
-        self.settings = distill
-        self.objectives = distill.objectives.active()
-        self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
-        depth = Parts(teacher).depth
-        aspects = {aspect for term in self.objectives.values() for aspect in term.aspects(depth)}
-        self.of_teacher, self.of_student = Capture(teacher, aspects), Capture(self.model, aspects)
+    def __init__(
+        self, model: PreTrainedModel, *args: Any, teacher: PreTrainedModel, distill: Distill, **kwargs: Any
+    ) -> None:
+        self.settings, self.objectives = distill, distill.objectives.active()
+        parts, theirs = Parts(model), Parts(teacher)
+        self.shapes = parts.shape, theirs.shape
+        self.pairs = {name: self._ask(name, "pairs") for name in self.objectives}
+        self.of_student, self.of_teacher = (
+            Capture(m, wanted(self.objectives, self.pairs, side))
+            for m, side in ((model, "student"), (teacher, "teacher"))
+        )
+        labels = list(kwargs["train_dataset"]["labels"])
+        learned = {name: self._ask(name, "learned", labels) for name in self.objectives}
+        self.columns = [*inspect.signature(model.forward).parameters, "index"]
+        kwargs["train_dataset"] = kwargs["train_dataset"].add_column("index", range(len(labels)))
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
+        student = Student(model, {name: module for name, module in learned.items() if module is not None})
+        super().__init__(student, *args, grouped=distill.group_by_length, **kwargs)
+        self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
+
+    def _ask(self, name: str, what: str, *arguments: Any) -> Any:
+        """What an objective says of these models; that it cannot compare them is the user's to know."""
+        try:
+            return getattr(self.objectives[name], what)(*self.shapes, *arguments)
+        except ValueError as error:
+            raise BadInput(f"distill.objectives.{name}: {error}") from None
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **kwargs: Any):
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
-        terms = self._terms(model, dict(inputs))
-        weighted = {name: self.objectives[name].weight * value for name, value in terms.items()}
-        for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach()
-            self.counts[name] = self.counts.get(name, 0) + 1
+        progress = self.state.global_step / max(1, self.state.max_steps)
+        terms = self._terms(model, dict(inputs), progress)
+        weighted = {name: at(self.objectives[name].weight, progress) * value for name, value in terms.items()}
+        self._add({f"loss/{name}": v for name, v in terms.items()} | {f"share/{n}": v for n, v in weighted.items()})
         if self.settings.gradient_norms and (self.state.global_step + 1) % self.args.logging_steps == 0:
             self._gradient_norms(model, weighted)
         return sum(weighted.values())
 
-    def _terms(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        depth = self.of_student.parts.depth
-        now = turn(self.settings, self.state.global_step, self.state.max_steps, depth)
-        terms: dict[str, Objective] = now.terms(self.objectives, depth)
-        labels = inputs.pop("labels")
-        batch = Batch(mask=inputs["attention_mask"].float(), labels=labels, layers=now.layers)
-        wanted = {a for t in terms.values() for a in t.aspects(depth) if batch.takes(a[1])}
+    def _terms(self, model: nn.Module, inputs: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
+        now = turn(self.settings, progress, self.state.global_step, self.shapes[0].depth)
+        terms = now.terms(self.objectives, self.pairs)
+        batch = Batch(
+            mask=inputs["attention_mask"].float(),
+            labels=inputs.pop("labels"),
+            index=inputs.pop("index"),
+            layers=now.layers,
+            progress=progress,
+        )
         teacher = None
         if any(term.compares for term in terms.values()):
             with torch.inference_mode():
-                teacher = self.of_teacher(self.teacher, inputs, wanted)
-        student = self.of_student(model, inputs, wanted)
-        return {name: term(student, teacher, batch) for name, term in terms.items()}
+                teacher = self.of_teacher(self.teacher, inputs, wanted(terms, self.pairs, "teacher", batch))
+        student = self.of_student(model, inputs, wanted(terms, self.pairs, "student", batch))
+        learned = dict(self.model.learned.items())
+        return {name: term(student, teacher, batch, learned.get(name)) for name, term in terms.items()}
+
+    def _add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def _gradient_norms(self, model: nn.Module, weighted: dict[str, Tensor]) -> None:
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -68,12 +112,18 @@ class DistillationTrainer(OrderedTrainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self.sums:
-            means = {n: self.accelerator.reduce(v / self.counts[n], "mean").item() for n, v in self.sums.items()}
-            gradients = {n: means.pop(n) for n in list(means) if n.startswith("gradient/")}
-            # terms that have their turn in some steps only count by how often they had it
-            parts = {n: self.objectives[n].weight * v * self.counts[n] for n, v in means.items()}
-            total = sum(parts.values()) or 1.0
-            logs |= {f"loss/{n}": v for n, v in means.items()} | {f"share/{n}": v / total for n, v in parts.items()}
-            logs |= gradients
+            found = {n: self.accelerator.reduce(v, "mean").item() for n, v in self.sums.items()}
+            # shares are of sums: terms that have their turn in some steps only count by how often they had it
+            total = sum(v for n, v in found.items() if n.startswith("share/")) or 1.0
+            logs |= {n: v / (total if n.startswith("share/") else self.counts[n]) for n, v in found.items()}
             self.sums, self.counts = {}, {}
         super().log(logs, *args, **kwargs)
+
+    def save_student(self, folder: Path) -> None:
+        """The student alone, with its tokenizer."""
+        if self.is_world_process_zero():
+            self.model.model.save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = [*self.columns, *self.label_names]  # the wrapper's own signature names nothing

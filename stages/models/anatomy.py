@@ -4,6 +4,7 @@ To add a family: a row in `FAMILIES` under its `config.model_type`, paths as `pr
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from stages.settings import BadInput
@@ -79,6 +80,18 @@ FAMILIES: dict[str, Anatomy] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What has to be known of two models to say whether and how they can be compared."""
+
+    depth: int
+    heads: int
+    widths: dict[str, int]
+    """Width of `hidden`, and of the outputs of `q`, `k`, `v`, `up`, `down`."""
+    scores: Literal["dot", "maps"]
+    """As in `Anatomy`."""
+
+
 class Parts:
     """The parts of one model, dense or low-rank, found by its family's row.
 
@@ -111,6 +124,12 @@ class Parts:
     def heads(self) -> int:
         return self.config.num_attention_heads
 
+    @cached_property
+    def shape(self) -> Shape:
+        widths = {name: _outputs(self.matrix(name, 1)) for name in ("q", "k", "v", "up", "down")}
+        widths["hidden"] = widths["down"]
+        return Shape(depth=self.depth, heads=self.heads, widths=widths, scores=self.anatomy.scores)
+
     def matrix(self, name: str, layer: int) -> "nn.Module":
         """A matrix (`q` … `down`) of a layer, counted from 1."""
         return self.layers[layer - 1].get_submodule(self.anatomy.matrices[name])
@@ -122,3 +141,7 @@ class Parts:
     def layer_parameters(self) -> int:
         """Parameters of all Transformer layers, biases and norms included."""
         return sum(p.numel() for layer in self.layers for p in layer.parameters())
+
+
+def _outputs(matrix: "nn.Module") -> int:
+    return getattr(matrix, "A", matrix).out_features  # a low-rank one is A B

@@ -1,18 +1,23 @@
-"""Where the model looks: its attention distributions."""
+"""Where the model looks: its attention scores and distributions, and the relations between its values."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from stages.distillation.objectives.base import Layers, Objective, selected
+from pydantic import Field
+
+from stages.distillation.objectives.base import LayerObjective, Layers, Side
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stages.distillation.capture import Aspect, Batch, Captured
+    from stages.distillation.capture import Batch, Captured
+    from stages.models.anatomy import Shape
+
+Weight = Annotated[float, Field(ge=0)]
 
 
-class AttentionKL(Objective):
+class AttentionKL(LayerObjective):
     """Divergence of the student's attention distributions from the teacher's, over heads and real query tokens.
 
     L = mean_l mean_b 1/(H·n_b) Σ_h Σ_{i ≤ n_b} KL(A_t[l,h,i] ‖ A_s[l,h,i])
@@ -21,23 +26,105 @@ class AttentionKL(Objective):
     layers is ours, so that the weight means the same for every depth.
     """
 
-    level = "layer"
-    layers: Layers = "all"
-    """Which layers are compared."""
+    def pairs(self, student: Shape, teacher: Shape) -> list[tuple[int, int]]:
+        _same_heads(student, teacher)
+        return super().pairs(student, teacher)
 
-    def compared(self, depth: int) -> list[int]:
-        return selected(self.layers, depth)
+    def aspects(self, side: Side) -> tuple[str, ...]:
+        return ("q", "k", "attention")
 
-    def aspects(self, depth: int) -> set[Aspect]:
-        return {(name, layer) for layer in self.compared(depth) for name in ("q", "k", "attention")}
-
-    def __call__(self, student: Captured, teacher: Captured, batch: Batch) -> Tensor:
+    def distances(self, student: Captured, teacher: Captured, batch: Batch, pair: tuple[int, int], learned) -> Tensor:
         """Shapes: scores (batch, heads, tokens, tokens), before the softmax."""
-        from stages.distillation.distances import divergence
+        return _over_queries(student.scores(pair[0], batch), teacher.scores(pair[1], batch), batch)
 
-        layers = [layer for layer in self.compared(student.depth) if batch.takes(layer)]
+
+class AttentionMSE(LayerObjective):
+    """Squared distance between attention scores before the softmax, over heads and real pairs of tokens.
+
+    L = mean_l mean_b 1/(H·n_b²) Σ_h Σ_{i,j ≤ n_b} (S_s[l,h,i,j] − S_t[l,h,i,j])²,    S = QKᵀ/√d
+
+    Source: TinyBERT (Jiao et al. 2020), eq. 7.
+    """
+
+    def pairs(self, student: Shape, teacher: Shape) -> list[tuple[int, int]]:
+        _same_heads(student, teacher)
+        if "maps" in (student.scores, teacher.scores):
+            raise ValueError(
+                "needs scores that are QKᵀ/√d, and this family's hold relative positions; use attention_kl"
+            )
+        return super().pairs(student, teacher)
+
+    def aspects(self, side: Side) -> tuple[str, ...]:
+        return ("q", "k")
+
+    def distances(self, student: Captured, teacher: Captured, batch: Batch, pair: tuple[int, int], learned) -> Tensor:
+        """Shapes: scores (batch, heads, tokens, tokens)."""
+        ours, theirs = student.scores(pair[0]), teacher.scores(pair[1])
+        squares = (ours.to(batch.mask.dtype) - theirs).square().mean(1)
+        real = batch.mask.unsqueeze(1) * batch.mask.unsqueeze(2)
+        return (squares * real).sum((1, 2)) / batch.tokens.square()
+
+
+class Relations(LayerObjective):
+    """Divergence between how tokens relate to each other as queries, as keys and as values.
+
+    L = Σ_X w_X/Σw · mean_l mean_b 1/(A·n_b) Σ_a Σ_{i ≤ n_b} KL(R_t[X,l,a,i] ‖ R_s[X,l,a,i])
+    R[X,l,a] = softmax(X_a X_aᵀ / √d_a),    X_a: the a-th of A equal parts of X's columns, d_a = width / A
+
+    The number A of relation heads is free, so that models of different widths and head counts can be compared.
+
+    Source: MiniLMv2 (Wang et al. 2021), eq. 2 to 6. Values alone, A = the model's heads, together with `attention_kl`
+    at the last layer: MiniLM (Wang et al. 2020), eq. 3 to 5.
+    """
+
+    layers: Layers = "last"
+    """Which layers are compared; MiniLMv2 takes the last, of large teachers one below it ([[6, 21]])."""
+    heads: Annotated[int, Field(ge=1)] | None = None
+    """Relation heads A; null: as many as the teacher has attention heads."""
+    q: Weight = 1.0
+    """Weight of the relations between queries."""
+    k: Weight = 1.0
+    """Weight of the relations between keys."""
+    v: Weight = 1.0
+    """Weight of the relations between values."""
+
+    def active(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in ("q", "k", "v") if getattr(self, name) > 0}
+
+    def pairs(self, student: Shape, teacher: Shape) -> list[tuple[int, int]]:
+        heads = self.heads or teacher.heads
+        for name, shape in (("student", student), ("teacher", teacher)):
+            if wrong := [w for w in (shape.widths[x] for x in self.active()) if w % heads]:
+                raise ValueError(f"heads {heads} does not divide the {name}'s width {wrong[0]}; choose one that does")
+        return super().pairs(student, teacher)
+
+    def aspects(self, side: Side) -> tuple[str, ...]:
+        return tuple(self.active())
+
+    def distances(self, student: Captured, teacher: Captured, batch: Batch, pair: tuple[int, int], learned) -> Tensor:
+        """Shapes: X (batch, tokens, width), relations (batch, A, tokens, tokens)."""
+        from stages.distillation.distances import scores
+
+        heads, weights = self.heads or teacher.shape.heads, self.active()
         total = 0.0
-        for layer in layers:
-            rows = divergence(student.scores(layer, batch), teacher.scores(layer, batch))
-            total = total + (rows.mean(1) * batch.mask).sum(1).div(batch.tokens).mean()
-        return total / len(layers)
+        for name, weight in weights.items():
+            ours, theirs = student[name, pair[0]], teacher[name, pair[1]]
+            rows = _over_queries(
+                scores(ours, ours, heads, batch.mask), scores(theirs, theirs, heads, batch.mask), batch
+            )
+            total = total + weight / sum(weights.values()) * rows
+        return total
+
+
+def _over_queries(student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+    """Mean divergence over heads and real query tokens, (batch,)."""
+    from stages.distillation.distances import divergence
+
+    return (divergence(student, teacher).mean(1) * batch.mask).sum(1) / batch.tokens
+
+
+def _same_heads(student: Shape, teacher: Shape) -> None:
+    if student.heads != teacher.heads:
+        raise ValueError(
+            f"compares head by head, and the student has {student.heads}, the teacher {teacher.heads}; use `relations`"
+        )

@@ -4,45 +4,87 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from stages.distillation.objectives.base import Layers, Objective, selected
+from stages.distillation.objectives.base import LayerObjective, Layers, Side
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from stages.distillation.capture import Aspect, Batch, Captured
+    from stages.distillation.capture import Batch, Captured
+    from stages.models.anatomy import Shape
 
 
-class HiddenStates(Objective):
+class HiddenStates(LayerObjective):
     """Squared distance between hidden states, over real tokens, relative to the teacher's own size.
 
-    L = mean_l mean_b  Σ_i |H_s[l,i] − H_t[l,i]|² / Σ_i |H_t[l,i]|²
+    L = mean_l mean_b  Σ_i |W H_s[l,i] − H_t[l,i]|² / Σ_i |H_t[l,i]|²
 
-    Source: TinyBERT (Jiao et al. 2020), eq. 9, at every layer as in MaKD; the normalization is ours: every layer
-    starts on the same scale, whatever the width of its activations.
+    W is learned where the widths differ, and not there where they are equal.
+
+    Source: TinyBERT (Jiao et al. 2020), eq. 9, at every layer as in MaKD; first token only: PKD (Sun et al. 2019),
+    eq. 7; the normalization is ours: every layer starts on the same scale, whatever the width of its activations.
     """
 
-    level = "layer"
-    layers: Layers = "all"
-    """Which layers are compared."""
     tokens: Literal["all", "first"] = "all"
-    """`first` compares the [CLS] position only (PKD, Sun et al. 2019)."""
+    """`first` compares the [CLS] position only."""
     normalize: Literal["teacher", "none"] = "teacher"
     """`none` divides by the number of entries instead of the teacher's squared norm."""
 
-    def compared(self, depth: int) -> list[int]:
-        return selected(self.layers, depth)
+    def aspects(self, side: Side) -> tuple[str, ...]:
+        return ("hidden",)
 
-    def aspects(self, depth: int) -> set[Aspect]:
-        return {("hidden", layer) for layer in self.compared(depth)}
+    def learned(self, student: Shape, teacher: Shape, labels: list) -> nn.Module | None:
+        from stages.distillation.distances import projections
 
-    def __call__(self, student: Captured, teacher: Captured, batch: Batch) -> Tensor:
+        return projections(student, teacher, self.aspects("student"))
+
+    def distances(self, student: Captured, teacher: Captured, batch: Batch, pair: tuple[int, int], learned) -> Tensor:
         """Shapes: hidden (batch, tokens, width)."""
-        from stages.distillation.distances import squared_distance
+        from stages.distillation.distances import projected, squared_distance
 
-        layers = [layer for layer in self.compared(student.depth) if batch.takes(layer)]
-        first = slice(0, 1) if self.tokens == "first" else slice(None)
-        total = 0.0
-        for layer in layers:
-            ours, theirs = student["hidden", layer][:, first], teacher["hidden", layer][:, first]
-            total = total + squared_distance(ours, theirs, batch.mask[:, first], self.normalize).mean()
-        return total / len(layers)
+        part = slice(0, 1) if self.tokens == "first" else slice(None)
+        ours = projected(student["hidden", pair[0]][:, part], learned, "hidden")
+        return squared_distance(ours, teacher["hidden", pair[1]][:, part], batch.mask[:, part], self.normalize)
+
+
+class Embedding(HiddenStates):
+    """The same distance between what the embeddings give to the first layer.
+
+    Source: TinyBERT (Jiao et al. 2020), eq. 10.
+    """
+
+    layers: Literal["embeddings"] = "embeddings"
+    """Nothing to choose."""
+
+    def pairs(self, student: Shape, teacher: Shape) -> list[tuple[int, int]]:
+        return [(0, 0)]
+
+
+class HiddenCosine(LayerObjective):
+    """Angle between hidden states, over real tokens.
+
+    L = mean_l mean_b 1/n_b Σ_{i ≤ n_b} 1 − cos(W H_s[l,i], H_t[l,i])
+
+    W is learned where the widths differ, and not there where they are equal.
+
+    Source: DistilBERT (Sanh et al. 2019), section 2, at the last layer.
+    """
+
+    layers: Layers = "last"
+    """Which layers are compared."""
+
+    def aspects(self, side: Side) -> tuple[str, ...]:
+        return ("hidden",)
+
+    def learned(self, student: Shape, teacher: Shape, labels: list) -> nn.Module | None:
+        from stages.distillation.distances import projections
+
+        return projections(student, teacher, self.aspects("student"))
+
+    def distances(self, student: Captured, teacher: Captured, batch: Batch, pair: tuple[int, int], learned) -> Tensor:
+        """Shapes: hidden (batch, tokens, width)."""
+        from stages.distillation.distances import projected, unit
+
+        ours = unit(projected(student["hidden", pair[0]], learned, "hidden"))
+        # 1 − cos = ½ |a − b|² for unit vectors: no difference of nearly equal numbers
+        squares = (ours - unit(teacher["hidden", pair[1]])).square().sum(-1) / 2
+        return (squares * batch.mask).sum(1) / batch.tokens

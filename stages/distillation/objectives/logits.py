@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from stages.distillation.objectives.base import Objective
+from stages.distillation.objectives.base import Objective, Ramp, at
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ class Hard(Objective):
 
     compares = False
 
-    def __call__(self, student: Captured, teacher: Captured, batch: Batch) -> Tensor:
+    def __call__(self, student: Captured, teacher: Captured, batch: Batch, learned=None) -> Tensor:
         """Shapes: logits (batch, classes), labels (batch,)."""
         logits = student.logits.float()
         if logits.shape[-1] == 1:
@@ -40,14 +40,27 @@ class KL(Objective):
     Source: Hinton et al. 2015, section 2 (the factor T² keeps the gradient's size independent of T).
     """
 
-    temperature: Annotated[float, Field(gt=0)] = 2.0
-    """T: above 1 the small probabilities count more."""
+    temperature: Annotated[float, Field(gt=0)] | Ramp = 2.0
+    """T: above 1 the small probabilities count more; or {start, end, until, shape}, both above 0."""
 
-    def __call__(self, student: Captured, teacher: Captured, batch: Batch) -> Tensor:
+    def __call__(self, student: Captured, teacher: Captured, batch: Batch, learned=None) -> Tensor:
         """Shapes: logits (batch, classes)."""
         from stages.distillation.distances import divergence
 
         if student.logits.shape[-1] == 1:
             return (teacher.logits.float() - student.logits.float()).square().mean() / 2
-        t = self.temperature
+        t = at(self.temperature, batch.progress)
         return t**2 * divergence(student.logits.float() / t, teacher.logits.float() / t).mean()
+
+
+class LogitMSE(Objective):
+    """Squared distance between the outputs before the softmax.
+
+    L = mean_b 1/C Σ_c (z_s − z_t)²
+
+    Source: Ba & Caruana 2014, eq. 1.
+    """
+
+    def __call__(self, student: Captured, teacher: Captured, batch: Batch, learned=None) -> Tensor:
+        """Shapes: logits (batch, classes)."""
+        return (student.logits.float() - teacher.logits.float()).square().mean()

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from stages.distillation.objectives.base import Layers, Objective, selected
+from stages.distillation.objectives.base import LayerObjective, Layers, Side, mapped
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from stages.distillation.capture import Aspect, Batch, Captured
+    from stages.distillation.capture import Batch, Captured
+    from stages.models.anatomy import Shape
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -42,10 +43,12 @@ class Maps(BaseModel):
         return {name: weight for name, weight in self.model_dump().items() if weight > 0}
 
 
-class Matrices(Objective):
+class Matrices(LayerObjective):
     """Squared distance between the outputs of the matrices inside the layers: MHA maps Q, K, V; FFN maps up, down.
 
-    L = mean_l Σ_m w_m/Σw · mean_b  Σ_i |s_m[l,i] − t_m[l,i]|² / Σ_i |t_m[l,i]|²
+    L = mean_l Σ_m w_m/Σw · mean_b  Σ_i |W_m s_m[l,i] − t_m[l,i]|² / Σ_i |t_m[l,i]|²
+
+    W_m is learned where the widths differ, and not there where they are equal.
 
     Source: MaKD (Liu, Mao et al. 2026) for the choice of maps; squared form, normalization and weights are ours.
     """
@@ -54,7 +57,7 @@ class Matrices(Objective):
     maps: Maps = Maps()
     """Weight of each map."""
     layers: Layers | Literal["sparse"] = "sparse"
-    """`sparse`: every `every`-th layer and the last; or `all`, or a list counted from 1."""
+    """`sparse`: every `every`-th student layer and the last, mapped as by `skip`; or any other map of layers."""
     every: Annotated[int, Field(ge=1)] = 2
     """For `sparse`: the distance between compared layers."""
     mode: Literal["joint", "local"] = "joint"
@@ -63,26 +66,34 @@ class Matrices(Objective):
     normalize: Literal["teacher", "none"] = "teacher"
     """`none` divides by the number of entries instead of the teacher's squared norm."""
 
-    def compared(self, depth: int) -> list[int]:
-        if self.layers == "sparse":
-            return sorted({*range(self.every, depth + 1, self.every), depth})
-        return selected(self.layers, depth)
+    def pairs(self, student: Shape, teacher: Shape) -> list[tuple[int, int]]:
+        if self.mode == "local" and student.widths != teacher.widths:
+            raise ValueError("mode `local` feeds the teacher's vectors to the student's matrices; widths must be equal")
+        if self.layers != "sparse":
+            return super().pairs(student, teacher)
+        kept = {*range(self.every, student.depth + 1, self.every), student.depth}
+        return [pair for pair in mapped("skip", student.depth, teacher.depth) if pair[0] in kept]
 
-    def aspects(self, depth: int) -> set[Aspect]:
-        prefix = "input." if self.mode == "local" else ""
-        names = {n for m in self.maps.active() for n in (m, prefix + m)}
-        return {(name, layer) for layer in self.compared(depth) for name in names}
+    def aspects(self, side: Side) -> tuple[str, ...]:
+        maps = tuple(self.maps.active())
+        if self.mode == "joint":
+            return maps
+        return (*maps, *(f"input.{name}" for name in maps)) if side == "teacher" else ()
 
-    def __call__(self, student: Captured, teacher: Captured, batch: Batch) -> Tensor:
+    def learned(self, student: Shape, teacher: Shape, labels: list) -> nn.Module | None:
+        from stages.distillation.distances import projections
+
+        return projections(student, teacher, self.maps.active())
+
+    def distances(self, student: Captured, teacher: Captured, batch: Batch, pair: tuple[int, int], learned) -> Tensor:
         """Shapes: each map (batch, tokens, its matrix's output width)."""
-        from stages.distillation.distances import squared_distance
+        from stages.distillation.distances import projected, squared_distance
 
-        layers = [layer for layer in self.compared(student.depth) if batch.takes(layer)]
         weights = self.maps.active()
         total = 0.0
-        for layer in layers:
-            for name, weight in weights.items():
-                ours = student[name, layer] if self.mode == "joint" else student.replayed(name, layer, teacher)
-                distance = squared_distance(ours, teacher[name, layer], batch.mask, self.normalize)
-                total = total + weight / sum(weights.values()) * distance.mean()
-        return total / len(layers)
+        for name, weight in weights.items():
+            ours = student[name, pair[0]] if self.mode == "joint" else student.replayed(name, pair, teacher)
+            ours = projected(ours, learned, name)
+            distance = squared_distance(ours, teacher[name, pair[1]], batch.mask, self.normalize)
+            total = total + weight / sum(weights.values()) * distance
+        return total
