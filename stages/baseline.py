@@ -1,7 +1,7 @@
 """The teacher in; a rival student of the same size, made another way, scored.
 
-A recipe says what it changes in the blocks `factorize` and `distill`; everything else is as in the main chain, so
-that rivals differ in what is being compared and in nothing else.
+A recipe says what it changes in the blocks `factorize` and `distill` (`recipes` writes them out in full); everything
+else is as in the main chain, so that rivals differ in what is being compared and in nothing else.
 
     python -m stages.baseline --task sst2 --recipe lowrank_kd
 """
@@ -11,10 +11,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.command import command
+from stages.command import OUTPUTS, command
 from stages.distill import distill
 from stages.evaluate import compared, measure
 from stages.factorize import factorize
+from stages.recipes import read_recipe
 from stages.settings import Baseline, Distill, Evaluate, Factorize
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def baseline(
 
 if __name__ == "__main__":
     with command(Baseline, __doc__, "task", "recipe") as job:
-        student, training = job.params.recipe(job.recipe)
+        student, training = read_recipe(OUTPUTS / "recipes" / "settings" / f"{job.recipe}.yaml")
         baseline(
             student,
             training,

@@ -155,8 +155,13 @@ class Distill(Training):
 
 
 class Recipe(Block):
-    """A rival student: what it changes in `factorize` and `distill`; `distill: null` leaves it untrained."""
+    """A way to make a student: what it changes in the main chain's `factorize` and `distill`.
 
+    `objectives` named in a recipe are all that it has, each with the main chain's settings where that has it too.
+    """
+
+    extends: str | None = None
+    """Another recipe, whose changes come first."""
     factorize: dict[str, Any] = {}
     """Overrides of the `factorize` block."""
     distill: dict[str, Any] | None = {}
@@ -294,11 +299,26 @@ class Params(Block):
         return known[name]
 
     def recipe(self, name: str) -> tuple[Factorize, Distill | None]:
-        """The `factorize` and `distill` blocks of a rival: the main chain's, with the recipe's overrides."""
-        recipe = self.recipes[name]
-        return _override(self.factorize, recipe.factorize), (
-            None if recipe.distill is None else _override(self.distill, recipe.distill)
-        )
+        """The `factorize` and `distill` blocks of a recipe: the main chain's, changed by what it extends and by itself.
+
+        Raises:
+            ValueError: it extends a recipe that does not exist, or itself.
+        """
+        student, training = self.factorize.model_dump(), self.distill.model_dump()
+        for recipe in self._lineage(name):
+            student = _merge(student, recipe.factorize)
+            training = None if recipe.distill is None else _retrained(training or self.distill.model_dump(), recipe)
+        return Factorize.model_validate(student), training and Distill.model_validate(training)
+
+    def _lineage(self, name: str) -> list[Recipe]:
+        """The recipe, after what it extends, the root first."""
+        names = [name]
+        while parent := self.recipes[names[0]].extends:
+            if parent not in self.recipes or parent in names:
+                known = ", ".join(n for n in self.recipes if n not in names) or "none"
+                raise ValueError(f"recipes.{names[0]}.extends names `{parent}`; it may extend {known}")
+            names.insert(0, parent)
+        return [self.recipes[n] for n in names]
 
 
 def load(path: Path | str = "params.yaml") -> Params:
@@ -340,8 +360,13 @@ def _nested(annotation: Any) -> type[BaseModel] | None:
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
-def _override(block: Any, changes: dict[str, Any]) -> Any:
-    return type(block).model_validate(_merge(block.model_dump(), changes))
+def _retrained(training: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """The `distill` block after a recipe's changes; the terms of its loss are those it names, if it names any."""
+    changes = dict(recipe.distill or {})
+    if isinstance(named := changes.pop("objectives", None), dict):
+        terms = _merge({name: training["objectives"].get(name) for name in named}, named)
+        training = training | {"objectives": dict.fromkeys(Objectives.model_fields) | terms}
+    return _merge(training, changes)
 
 
 def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

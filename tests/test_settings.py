@@ -117,6 +117,13 @@ def test_blocks_are_closed_and_frozen() -> None:
         ),
         ("- factorize", "must hold blocks like `factorize:`, not ['factorize']"),
         ("factorize: [", "is not YAML: while parsing a flow node"),
+        ("recipes: {a: {extends: b}}", "recipes.a.extends names `b`; it may extend none"),
+        (
+            "recipes: {a: {extends: b}, b: {extends: a}, c: {}}",
+            "recipes.b.extends names `a`; it may extend c",
+        ),
+        ("distill: {objectives: {kl: {temperature: {start: 1, end: 2, shape: wave}}}}", "shape = 'wave': "),
+        ("distill: {objectives: {hidden: {layers: some}}}", "layers"),
         ("recipes: {odd: {distil: {}}}", "recipes.odd.distil is not a setting"),
         ("data: {custom: {mine: {labels: [one]}}}", "labels must name at least two classes, not ['one']"),
         ("data: {custom: {mine: {kind: regression}}}", "do not fit kind regression"),
@@ -145,9 +152,49 @@ def test_recipes_change_what_they_name_and_nothing_else() -> None:
     assert student == params.factorize and training is not None
     assert list(training.objectives.active()) == ["kl"]
     assert training.objectives.kl.temperature == 2.0, "a partial override keeps the block's other values"
-    assert training.epochs == params.distill.epochs and training.learning_rate == 1e-4 != params.distill.learning_rate
+    assert training == params.distill.model_copy(update={"objectives": training.objectives})
     _, training = params.recipe("lowrank_finetune")
-    assert list(training.objectives.active()) == ["hard"]
+    assert list(training.objectives.active()) == ["hard"] and training.dropout == 0.1
+
+
+FAMILY = """
+factorize: {budget: 0.25}
+distill: {epochs: 7, objectives: {kl: {temperature: 3}}}
+recipes:
+  parent:
+    factorize: {rank_rule: ratio}
+    distill: {learning_rate: 0.1, objectives: {kl: {weight: 2}, hidden_cosine: {}}}
+  child: {extends: parent, factorize: {budget: 0.5}, distill: {epochs: 1}}
+  other_terms: {extends: child, distill: {objectives: {kl: {}, hard: {}}}}
+  untrained: {extends: child, distill: null}
+  trained_again: {extends: untrained, distill: {epochs: 2}}
+"""
+
+
+def test_a_recipe_extends_another(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(FAMILY)
+    params = load(tmp_path / "params.yaml")
+    student, training = params.recipe("child")
+    assert student == Factorize(budget=0.5, rank_rule="ratio")
+    assert (training.epochs, training.learning_rate) == (1, 0.1)
+    assert list(training.objectives.active()) == ["kl", "hidden_cosine"], "those it names, no others"
+    assert (training.objectives.kl.weight, training.objectives.kl.temperature) == (2, 3)
+    _, training = params.recipe("other_terms")
+    assert list(training.objectives.active()) == ["hard", "kl"] and training.objectives.kl.weight == 2
+    student, training = params.recipe("untrained")
+    assert training is None and student.budget == 0.5
+    _, training = params.recipe("trained_again")
+    assert training == params.distill.model_copy(update={"epochs": 2}), "nothing is left of training that was null"
+
+
+def test_recipes_are_written_out_and_read_back(tmp_path: Path) -> None:
+    from stages.recipes import read_recipe, recipes
+
+    (tmp_path / "params.yaml").write_text(FAMILY)
+    params = load(tmp_path / "params.yaml")
+    recipes(params, output=tmp_path)
+    for name in params.recipes:
+        assert read_recipe(tmp_path / f"settings/{name}.yaml") == params.recipe(name)
 
 
 def test_a_recipe_follows_the_main_chain(tmp_path: Path) -> None:
