@@ -5,13 +5,14 @@ cannot work are refused by name before anything is computed. Nothing heavy is im
 verb's `--help` answers at once.
 """
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from stages.distillation.objectives import Objectives
+from stages.distillation.objectives import Objectives, Ramp
 from stages.tasks import GLUE, Task
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -284,8 +285,7 @@ class Params(Block):
             try:
                 self.recipe(name)
             except ValidationError as error:
-                wrong = "; ".join(map(_sentence, error.errors()))
-                raise ValueError(f"recipes.{name} changes what cannot be so: {wrong}") from None
+                raise ValueError(f"recipes.{name} changes what cannot be so: {_sentences(error)}") from None
         missing = set(self.benchmark.variants) - set(self.export.variants)
         if missing:
             raise ValueError(f"benchmark.variants has {sorted(missing)}, which export.variants does not make")
@@ -338,7 +338,7 @@ def load(path: Path | str = "params.yaml") -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise BadInput(f"{path}: {'; '.join(map(_sentence, error.errors()))}") from None
+        raise BadInput(f"{path}: {_sentences(error)}") from None
 
 
 def describe(block: type[BaseModel], indent: str = "  ") -> str:
@@ -375,10 +375,27 @@ def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return old | both
 
 
-def _sentence(error: Any) -> str:
-    where, message, value = ".".join(map(str, error["loc"])), error["msg"], error["input"]
-    if error["type"] == "extra_forbidden":
-        return f"{where} is not a setting"
-    if error["type"] == "value_error":
-        return f"{where}: {message.removeprefix('Value error, ')}".removeprefix(": ")
-    return f"{where} = {value!r}: {message}"
+def _sentences(error: ValidationError) -> str:
+    """What is wrong, for people. Of a setting with several forms, what is said of the form that came nearest."""
+    settings: dict[tuple, list[Any]] = {}
+    for found in error.errors():
+        settings.setdefault(tuple(takewhile(_is_name, found["loc"])), []).append(found)
+    places: dict[str, list[Any]] = {}
+    for errors in settings.values():
+        depth = max(len(found["loc"]) for found in errors)
+        for found in (found for found in errors if len(found["loc"]) == depth):
+            places.setdefault(".".join(str(part) for part in found["loc"] if _is_name(part)), []).append(found)
+    return "; ".join(_sentence(place, errors) for place, errors in places.items())
+
+
+def _is_name(part: str | int) -> bool:
+    """A key or an index, and not pydantic's tag of one of a union's forms, such as `constrained-int`."""
+    return isinstance(part, int) or (part.isidentifier() and part not in (Ramp.__name__, "int", "float", "str"))
+
+
+def _sentence(place: str, errors: list[Any]) -> str:
+    kind, value = errors[0]["type"], errors[0]["input"]
+    message = " or ".join(dict.fromkeys(error["msg"].removeprefix("Value error, ") for error in errors))
+    if kind == "extra_forbidden":
+        return f"{place} is not a setting"
+    return f"{place}: {message}".removeprefix(": ") if kind == "value_error" else f"{place} = {value!r}: {message}"

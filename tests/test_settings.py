@@ -123,7 +123,11 @@ def test_blocks_are_closed_and_frozen() -> None:
             "recipes.b.extends names `a`; it may extend c",
         ),
         ("distill: {objectives: {kl: {temperature: {start: 1, end: 2, shape: wave}}}}", "shape = 'wave': "),
-        ("distill: {objectives: {hidden: {layers: some}}}", "layers"),
+        (
+            "distill: {objectives: {hidden: {layers: some}}}",
+            "distill.objectives.hidden.layers = 'some': Input should be 'skip', 'last'",
+        ),
+        ("distill: {objectives: {hidden: {layers: [[1, 2, 3]]}}}", "Tuple should have at most 2 items"),
         ("recipes: {odd: {distil: {}}}", "recipes.odd.distil is not a setting"),
         ("data: {custom: {mine: {labels: [one]}}}", "labels must name at least two classes, not ['one']"),
         ("data: {custom: {mine: {kind: regression}}}", "do not fit kind regression"),
