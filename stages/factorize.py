@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from stages.pruning.shape import Shape
     from stages.tracking import Run
 
 
@@ -36,14 +35,15 @@ def factorize(settings: Factorize, *, data: Path, teacher: Path, output: Path, s
     from transformers import AutoTokenizer
 
     from stages.lowrank.budget import room
-    from stages.lowrank.report import plot, table
     from stages.lowrank.reduce import reduce
+    from stages.lowrank.report import plot, table
     from stages.models.base import load
+    from stages.pruning.cut import cut
     from stages.pruning.shape import fit
 
     model, tokenizer = load(teacher), AutoTokenizer.from_pretrained(teacher)
     shape = fit(settings, model)
-    start = _cut(model, shape)
+    start = cut(model, shape)
     made = reduce(settings, start, room(settings, model, start), _calibration(settings, tokenizer, data, seed))
     made.model.save_pretrained(output / "model")
     tokenizer.save_pretrained(output / "model")
@@ -56,21 +56,6 @@ def factorize(settings: Factorize, *, data: Path, teacher: Path, output: Path, s
     plot(made, settings, output / "spectra.png")
     run.metrics(metrics)
     return metrics | described
-
-
-def _cut(model: "PreTrainedModel", shape: "Shape") -> "PreTrainedModel":
-    """The teacher with the shape's layers and widths; the teacher itself where that is all of it."""
-    from stages.models.anatomy import Parts
-    from stages.models.layers import keep_layers
-    from stages.pruning.compact import compact
-    from stages.pruning.magnitude import largest
-
-    parts = Parts(model)
-    if len(shape.layers) < parts.depth:
-        model = keep_layers(model, shape.layers)
-    if (shape.width, shape.neurons) != (parts.width, parts.neurons):
-        model = compact(model, largest(model, shape.width, shape.neurons))
-    return model
 
 
 def _calibration(

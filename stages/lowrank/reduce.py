@@ -49,9 +49,10 @@ def reduce(
     names = [] if budget is None else Parts(model).matrix_names()
     statistics = calibrate(model, names, batches, fisher=settings.decomposition == "fisher") if names else {}
     weights = {name: model.get_submodule(name).weight for name in names}
+    bar = {"desc": f"factorize: {settings.decomposition}", "unit": "matrix", "disable": not names}
     spectra = {
         name: decompose(weight, settings.decomposition, statistics[name])
-        for name, weight in tqdm(weights.items(), desc=f"factorize: {settings.decomposition}", unit="matrix")
+        for name, weight in tqdm(weights.items(), **bar)
     }
     ranks = _ranks(settings, spectra, budget) if names else {}
     factors = {name: spectra[name].factors(rank) for name, rank in ranks.items() if rank}
