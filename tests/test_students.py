@@ -307,6 +307,20 @@ def test_what_cannot_be_cut_is_refused_by_name(settings, sentence):
     assert "\n" not in sentence
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"budget": 0.01}, r"factorize.budget 0.01 of 51,264 parameters is less than the 2,112 that .* above 0.05$"),
+        ({"budget": 0.1, "count": "all"}, r"that cannot be factorized; .* or set factorize.embeddings"),
+        ({"embeddings": 20}, r"factorize.embeddings 20 saves nothing on a \(50, 32\) embedding; use less than 20"),
+    ],
+)
+def test_what_low_rank_cannot_meet_is_refused_before_calibration(settings, sentence):
+    whole = teacher("bert")
+    with pytest.raises(BadInput, match=sentence):
+        room(Factorize(**settings), whole, whole)
+
+
 def test_families_that_cannot_be_narrowed_say_so():
     with pytest.raises(BadInput, match=r"`deberta-v2` cannot be narrowed .*; those that can are bert, roberta"):
         fit(Factorize(hidden_size=16), teacher("deberta-v2"))

@@ -1,5 +1,6 @@
 """What the budget leaves for the matrices, once what cannot be factorized is paid."""
 
+import math
 from typing import TYPE_CHECKING
 
 from stages.models.anatomy import Parts
@@ -37,7 +38,7 @@ def room(settings: Factorize, teacher: "PreTrainedModel", start: "PreTrainedMode
     if budget <= fixed:
         raise BadInput(
             f"factorize.budget {settings.budget} of {whole:,} parameters is less than the {fixed:,} that cannot be "
-            f"factorized; raise it above {fixed / whole:.2f}"
+            f"factorized; raise it above {math.ceil(100 * fixed / whole) / 100:g}"
             + (" or set factorize.embeddings" * (settings.count == "all"))
         )
     return budget - fixed
