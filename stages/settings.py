@@ -106,12 +106,23 @@ class Calibration(Block):
 
 
 class Factorize(Block):
-    """The teacher in; a low-rank student of the wanted size and its rank table out."""
+    """The teacher in; a student of the wanted size out: some of its layers, narrower, the rest by low rank."""
 
     budget: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of the teacher's layer parameters that the student may keep; met within 1 % from below."""
+    """Share of the teacher's layer parameters that the student may keep; met within 1 % from below. What is over it
+    after the cuts below is factorized away: 0.334, not 0.333, keeps 2 of 6 layers dense."""
     count: Literal["layers", "all"] = "layers"
     """What the budget is a share of: the Transformer layers, or all parameters with embeddings and head."""
+    layers: Literal["all", "first", "last", "every"] | list[int] = "all"
+    """The teacher's layers that the student starts from. `every`: the last of each block (2, 4, 6 of 6). A list counts
+    from 1."""
+    depth: Count | None = None
+    """Layers to take with `first`, `last` or `every`; null: the fewest that reach the budget."""
+    hidden_size: Count | None = None
+    """Width of a narrower residual stream, a multiple of the head count: as many heads, each smaller; null: as wide as
+    the teacher's. The dimensions with the largest weights stay."""
+    intermediate_size: Count | None = None
+    """Inner width of the feed-forward; null: the teacher's, or with `hidden_size` what the budget leaves for it."""
     decomposition: Literal["svd", "fisher", "whitened"] = "whitened"
     """`svd`: weights alone. `fisher`: rows weighted by the loss's gradients. `whitened`: the input's covariance,
     which makes each matrix's output error the smallest that its rank allows."""
@@ -119,11 +130,24 @@ class Factorize(Block):
     """`ratio`: every matrix the same share. `uniform`: one rank for all. `global`: ranks go where they save the most
     output error per parameter."""
     multiple_of: Count = 8
-    """Ranks are multiples of this (vector width); smaller models may need 1 to meet the budget."""
+    """Ranks, and an `intermediate_size` made from the budget, are multiples of this (vector width); smaller models may
+    need 1 to meet the budget."""
     embeddings: Count | None = None
     """Rank of the word embedding's factors; null leaves it whole."""
     calibration: Calibration = Calibration()
     """Statistics for `whitened` and `fisher`."""
+
+    @model_validator(mode="after")
+    def _layers_are_chosen_once(self) -> Self:
+        given = isinstance(self.layers, list)
+        if given and (not self.layers or min(self.layers) < 1 or self.layers != sorted(set(self.layers))):
+            raise ValueError(f"layers {self.layers} must count from 1 and ascend without repeats, like [2, 4, 6]")
+        if self.depth is not None and (given or self.layers == "all"):
+            raise ValueError(
+                f"depth {self.depth} says nothing with layers {self.layers}; use layers first, last or every, "
+                "or take depth out"
+            )
+        return self
 
 
 class Distill(Training):

@@ -146,6 +146,8 @@ def test_card_tells_the_figures(chain: Path) -> None:
     card = (chain / "student/README.md").read_text()
     front = card.split("---")[1]
     assert "library_name: onnx" in front and "pipeline_tag: text-classification" in front
+    assert "A low-rank student of" in card and "tags: [onnx, low-rank, distillation]" in front
+    assert "low-rank" not in (chain / "teacher/README.md").read_text()
     assert f"{student_score(chain):.2f}" in card and "onnx/model_int8.onnx" in card
 
 

@@ -47,7 +47,8 @@ def write_card(folder: Path, facts: Facts, scores: Facts) -> None:
     """
     own, teacher = scores[facts["role"]], scores["teacher"]
     metric, share = facts["task"]["metrics"][0], own["layer_parameters"] / teacher["layer_parameters"]
-    what = f"A low-rank student of {facts['base']}" if facts["role"] == "student" else f"{facts['base']}, fine-tuned"
+    kind = "A low-rank student" if facts["low_rank"] else "A smaller student"
+    what = f"{kind} of {facts['base']}" if facts["role"] == "student" else f"{facts['base']}, fine-tuned"
     lines = [
         _front_matter(facts),
         f"# makd-{facts['name']} ({facts['role']})\n",
@@ -75,7 +76,7 @@ def _front_matter(facts: Facts) -> str:
     known = f"base_model: {facts['base']}\n" if "/" in facts["base"] else ""
     return (
         f"---\nlibrary_name: onnx\npipeline_tag: text-classification\n{known}"
-        "tags: [onnx, low-rank, distillation]\n---\n"
+        f"tags: [onnx, {'low-rank, ' * facts['low_rank']}distillation]\n---\n"
     )
 
 

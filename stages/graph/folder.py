@@ -43,7 +43,12 @@ class Folder:
         columns = ("input_ids", "attention_mask", "token_type_ids")
         self.inputs = [name for name in columns if name in self.validation.column_names]
         self.samples = list(check.shapes(self.validation, tokenizer, self.inputs))
-        self.facts = facts | {"positions": trace.positions(self.model), "inputs": self.inputs, "variants": {}}
+        self.facts = facts | {
+            "low_rank": trace.base(self.model) is not self.model,
+            "positions": trace.positions(self.model),
+            "inputs": self.inputs,
+            "variants": {},
+        }
         (folder / "onnx").mkdir()
         write_config(folder, trace.base(self.model), tokenizer, facts["max_length"])
 

@@ -3,7 +3,7 @@
 To add a family: a row in `FAMILIES` under its `config.model_type`, paths as `print(model)` shows them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +11,13 @@ from stages.settings import BadInput
 
 if TYPE_CHECKING:
     from torch import nn
+
+Group = Literal["residual", "embedding", "head", "qk", "vo", "ffn"]
+"""Dimensions that can only be cut together: the residual stream's; the embedding's, where that has a width of its own
+as in ELECTRA (elsewhere it is the residual stream); the inner ones of the task's head; and in a layer those that
+queries and keys share, those that values and the output matrix share, and the neurons of the feed-forward."""
+Groups = tuple[Group | None, ...]
+"""The group of each side of a weight; None: a side that is never cut (words, labels). A bias has the first one only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +38,64 @@ class Anatomy:
     scores: Literal["dot", "maps"] = "dot"
     """`dot`: scores are QKᵀ/√d, so they can be had beside fused attention. `maps`: they hold more than that (relative
     positions), so the model's own attention maps are asked for."""
+    norms: tuple[str, ...] = ()
+    """The layer norms of a layer, all over the residual stream. Only a family that can be narrowed needs this and the
+    next two."""
+    outside: dict[str, Groups] = field(default_factory=dict)
+    """What lies outside the layers, in all of the family's model classes: path from the backbone on, or from the whole
+    model on -> the groups of its weight."""
+    neurons: str = "intermediate_size"
+    """The config's name for the number of neurons in a feed-forward."""
 
     @property
     def matrices(self) -> dict[str, str]:
         """Name -> path of the six matrices of a layer."""
         return {name: getattr(self, name) for name in ("q", "k", "v", "out", "up", "down")}
 
+    @property
+    def inside(self) -> dict[str, Groups]:
+        """Path in a layer -> the groups of its weight, for all that a layer holds."""
+        groups: dict[str, Groups] = {
+            "q": ("qk", "residual"),
+            "k": ("qk", "residual"),
+            "v": ("vo", "residual"),
+            "out": ("residual", "vo"),
+            "up": ("ffn", "residual"),
+            "down": ("residual", "ffn"),
+        }
+        return {path: groups[name] for name, path in self.matrices.items()} | dict.fromkeys(self.norms, ("residual",))
 
+
+_EMBEDDINGS: dict[str, Groups] = {
+    "embeddings.word_embeddings": (None, "embedding"),
+    "embeddings.position_embeddings": (None, "embedding"),
+    "embeddings.token_type_embeddings": (None, "embedding"),
+    "embeddings.LayerNorm": ("embedding",),
+    "embeddings_project": ("residual", "embedding"),  # ELECTRA
+}
+_CLASSIFIERS: dict[str, Groups] = {
+    "pooler.dense": ("head", "residual"),  # BERT
+    "pre_classifier": ("head", "residual"),  # DistilBERT
+    "classifier": (None, "head"),  # both
+    "classifier.dense": ("head", "residual"),  # RoBERTa, ELECTRA
+    "classifier.out_proj": (None, "head"),
+}
+_MASKED_LM: dict[str, Groups] = {
+    "cls.predictions": (None,),  # BERT; the decoders are the word embedding, so what feeds them is the residual stream
+    "cls.predictions.transform.dense": ("residual", "residual"),
+    "cls.predictions.transform.LayerNorm": ("residual",),
+    "cls.predictions.decoder": (None, "residual"),
+    "lm_head": (None,),  # RoBERTa
+    "lm_head.dense": ("residual", "residual"),
+    "lm_head.layer_norm": ("residual",),
+    "lm_head.decoder": (None, "residual"),
+    "generator_predictions.dense": ("embedding", "residual"),  # ELECTRA
+    "generator_predictions.LayerNorm": ("embedding",),
+    "generator_lm_head": (None, "embedding"),
+    "vocab_transform": ("residual", "residual"),  # DistilBERT
+    "vocab_layer_norm": ("residual",),
+    "vocab_projector": (None, "residual"),
+}
 _BERT = Anatomy(
     layers="encoder.layer",
     words="embeddings.word_embeddings",
@@ -47,6 +105,8 @@ _BERT = Anatomy(
     out="attention.output.dense",
     up="intermediate.dense",
     down="output.dense",
+    norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    outside=_EMBEDDINGS | _CLASSIFIERS | _MASKED_LM,
 )
 _DEBERTA = Anatomy(
     layers="encoder.layer",
@@ -68,6 +128,9 @@ _DISTILBERT = Anatomy(
     out="attention.out_lin",
     up="ffn.lin1",
     down="ffn.lin2",
+    norms=("sa_layer_norm", "output_layer_norm"),
+    outside=_EMBEDDINGS | _CLASSIFIERS | _MASKED_LM,
+    neurons="hidden_dim",
 )
 
 FAMILIES: dict[str, Anatomy] = {
@@ -113,8 +176,18 @@ class Parts:
         prefix = next(name for name, module in model.named_modules() if module is backbone)
         self.layers = list(backbone.get_submodule(self.anatomy.layers))
         self.words = backbone.get_submodule(self.anatomy.words)
-        self._layers_at = f"{prefix}.{self.anatomy.layers}".lstrip(".")
+        self.backbone_at = prefix
+        self.layers_at = f"{prefix}.{self.anatomy.layers}".lstrip(".")
         self.words_at = f"{prefix}.{self.anatomy.words}".lstrip(".")
+
+    def require_outside(self) -> None:
+        """Raises BadInput where the family's row does not say what a narrower model needs."""
+        if not self.anatomy.outside:
+            able = ", ".join(name for name, row in FAMILIES.items() if row.outside)
+            raise BadInput(
+                f"the family `{self.config.model_type}` cannot be narrowed (hidden_size, intermediate_size); "
+                f"those that can are {able}"
+            )
 
     @property
     def depth(self) -> int:
@@ -130,13 +203,23 @@ class Parts:
         widths["hidden"] = widths["down"]
         return Shape(depth=self.depth, heads=self.heads, widths=widths, scores=self.anatomy.scores)
 
+    @property
+    def width(self) -> int:
+        """Of the residual stream."""
+        return self.config.hidden_size
+
+    @property
+    def neurons(self) -> int:
+        """Inner width of a feed-forward."""
+        return getattr(self.config, self.anatomy.neurons)
+
     def matrix(self, name: str, layer: int) -> "nn.Module":
         """A matrix (`q` … `down`) of a layer, counted from 1."""
         return self.layers[layer - 1].get_submodule(self.anatomy.matrices[name])
 
     def matrix_names(self) -> list[str]:
         """Full module names of all matrices, layer by layer, as `model.get_submodule` takes them."""
-        return [f"{self._layers_at}.{i}.{path}" for i in range(self.depth) for path in self.anatomy.matrices.values()]
+        return [f"{self.layers_at}.{i}.{path}" for i in range(self.depth) for path in self.anatomy.matrices.values()]
 
     def layer_parameters(self) -> int:
         """Parameters of all Transformer layers, biases and norms included."""

@@ -63,7 +63,7 @@ def parameters(verb: str, task: str, recipe: str, params: Params) -> dict[str, s
         blocks |= {"recipe": recipe, "factorize": factorize.model_dump()}
         blocks["distill"] = distill.model_dump() if distill else None
     elif verb in type(params).model_fields:
-        blocks[verb] = getattr(params, verb).model_dump()
+        blocks |= params.model_dump(include={verb})
     return dict(_flat(blocks))
 
 

@@ -1,0 +1,61 @@
+"""Which of the teacher's layers a student starts from, and the model that has only those.
+
+Source: the choices of How to distill your BERT (Wang et al. 2023), sections 3 and 4.
+"""
+
+import copy
+from typing import TYPE_CHECKING, Literal
+
+from stages.models.anatomy import Parts
+from stages.settings import BadInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Layers = Literal["all", "first", "last", "every"] | list[int]
+
+
+def chosen(layers: Layers, depth: int, of: int) -> list[int]:
+    """Numbers of the layers to keep, from 1.
+
+    `every` takes the last layer of each of `depth` blocks, round(i·of/depth): 2, 4, 6 for 3 of 6; 2, 5, 7, 10, 12 for 5
+    of 12.
+
+    Args:
+        layers: the name of a choice, or the layers themselves.
+        depth: how many; counts for `first`, `last` and `every` only.
+        of: how many the teacher has.
+
+    Raises:
+        BadInput: a layer that does not exist, or more layers than there are.
+    """
+    if isinstance(layers, list):
+        if absent := [layer for layer in layers if not 1 <= layer <= of]:
+            verb = "does" if len(absent) == 1 else "do"
+            raise BadInput(f"factorize.layers {absent} {verb} not exist: the teacher has layers 1 to {of}")
+        return layers
+    if layers != "all" and depth > of:
+        raise BadInput(f"factorize.depth {depth} is more than the teacher's {of} layers; use {of} or less")
+    return {
+        "all": list(range(1, of + 1)),
+        "first": list(range(1, depth + 1)),
+        "last": list(range(of - depth + 1, of + 1)),
+        "every": [round(i * of / depth) for i in range(1, depth + 1)],
+    }[layers]
+
+
+def keep_layers(model: "PreTrainedModel", layers: list[int]) -> "PreTrainedModel":
+    """A copy of a dense model with only these layers, counted from 1; everything outside the layers as it was."""
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = len(layers)
+    student = type(model)(config)
+    at = Parts(model).layers_at + "."
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        number, _, path = name.removeprefix(at).partition(".")
+        if not name.startswith(at):
+            weights[name] = tensor
+        elif int(number) + 1 in layers:
+            weights[f"{at}{layers.index(int(number) + 1)}.{path}"] = tensor
+    student.load_state_dict(weights, strict=True)
+    return student.eval()
