@@ -39,18 +39,18 @@ def factorize(settings: Factorize, *, data: Path, teacher: Path, output: Path, s
     from stages.lowrank.report import plot, table
     from stages.models.base import load
     from stages.pruning.cut import cut
-    from stages.pruning.shape import fit
+    from stages.pruning.plan import fit
 
     model, tokenizer = load(teacher), AutoTokenizer.from_pretrained(teacher)
-    shape = fit(settings, model)
-    start = cut(model, shape)
+    plan = fit(settings, model)
+    start = cut(model, plan)
     made = reduce(settings, start, room(settings, model, start), _calibration(settings, tokenizer, data, seed))
     made.model.save_pretrained(output / "model")
     tokenizer.save_pretrained(output / "model")
 
     rows = table(made)
     metrics = _metrics(model, made.model, rows)
-    described = {"layers": shape.layers, "hidden_size": shape.width, "intermediate_size": shape.neurons}
+    described = {"layers": plan.layers, "hidden_size": plan.width, "intermediate_size": plan.neurons}
     (output / "metrics.json").write_text(json.dumps(metrics | described, indent=2) + "\n")
     rows.to_csv(output / "ranks.csv", index=False)
     plot(made, settings, output / "spectra.png")

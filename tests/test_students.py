@@ -19,7 +19,7 @@ from stages.models.layers import chosen, keep_layers
 from stages.pruning.compact import axes, compact
 from stages.pruning.cut import cut
 from stages.pruning.magnitude import largest
-from stages.pruning.shape import Shape, Sizes, fit
+from stages.pruning.plan import Plan, Sizes, fit
 from stages.settings import BadInput, Base, Calibration, Data, Distill, Evaluate, Factorize, Prepare
 from stages.tasks import Task
 from stages.tracking import Run
@@ -96,12 +96,12 @@ def test_layers_and_low_rank_together_meet_the_budget(family, settings):
 def test_everything_counted_the_embedding_factorized():
     whole = teacher("bert")
     settings = Factorize(budget=0.5, count="all", layers="last", embeddings=8, multiple_of=1, decomposition="svd")
-    shape = fit(settings, whole)
+    plan = fit(settings, whole)
     layer, rest = Parts(whole).layer_parameters() // 6, whole.num_parameters() - Parts(whole).layer_parameters()
     rest += 8 * (50 + 32) - 50 * 32
     fewest = next(n for n in range(1, 7) if n * layer + rest >= 0.99 * 0.5 * whole.num_parameters())
-    assert len(shape.layers) == fewest
-    start = cut(whole, shape)
+    assert len(plan.layers) == fewest
+    start = cut(whole, plan)
     made = reduce(settings, start, room(settings, whole, start), [sentences() | {"labels": torch.tensor([0, 1, 1])}])
     assert 0.495 <= made.model.num_parameters() / whole.num_parameters() <= 0.5
 
@@ -234,7 +234,7 @@ def test_the_dimensions_that_stay_are_those_that_are_used(family):
 @pytest.mark.parametrize("count", ["layers", "all"])
 def test_sizes_are_those_of_the_models(family, count):
     whole = teacher(family)
-    made = cut(whole, Shape(layers=[1, 4, 5], width=20, neurons=30))
+    made = cut(whole, Plan(layers=[1, 4, 5], width=20, neurons=30))
     size = Parts(made).layer_parameters() if count == "layers" else made.num_parameters()
     assert Sizes(whole, count, None)(3, 20, 30) == size
 
@@ -244,11 +244,11 @@ def test_sizes_are_those_of_the_models(family, count):
 def test_a_narrower_student_meets_the_budget_without_factors(family, settings):
     whole = teacher(family, width=64, neurons=256)
     settings = Factorize(budget=0.2, hidden_size=32, multiple_of=1, **settings)
-    shape = fit(settings, whole)
-    start = cut(whole, shape)
+    plan = fit(settings, whole)
+    start = cut(whole, plan)
     assert room(settings, whole, start) is None
     assert 0.198 <= Parts(start).layer_parameters() / Parts(whole).layer_parameters() <= 0.2
-    assert len(shape.layers) == {"all": 6, "every": 3, "first": 4}[settings.layers]
+    assert len(plan.layers) == {"all": 6, "every": 3, "first": 4}[settings.layers]
     assert Parts(start).width == 32
 
 

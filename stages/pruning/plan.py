@@ -1,4 +1,4 @@
-"""The shape of a student before factorization: which layers, how wide.
+"""The plan of a student before factorization: which layers, how wide.
 
 Its size reaches the budget; what is over is left to low-rank factors, what is under by more than 1 % is refused.
 """
@@ -22,7 +22,7 @@ REACHED = 0.99
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class Plan:
     """Which layers, how wide."""
 
     layers: list[int]
@@ -68,8 +68,8 @@ class Sizes:
         return depth * layer + embedding + sum(math.prod(sides(d)) for d in self.outside)
 
 
-def fit(settings: Factorize, model: "PreTrainedModel") -> Shape:
-    """The shape that the settings name; what they leave open is chosen so that the budget is reached.
+def fit(settings: Factorize, model: "PreTrainedModel") -> Plan:
+    """The plan that the settings name; what they leave open is chosen so that the budget is reached.
 
     Raises:
         BadInput: a layer, depth or width that does not exist, or that makes less than the budget whatever follows.
@@ -90,7 +90,7 @@ def fit(settings: Factorize, model: "PreTrainedModel") -> Shape:
         raise BadInput(_too_small(settings, len(layers), share, sizes.of, fewest, next(wider, None)))
     if settings.hidden_size and not settings.intermediate_size:
         neurons = _neurons(settings, sizes, len(layers), width, parts.neurons)
-    return Shape(layers=layers, width=width, neurons=neurons)
+    return Plan(layers=layers, width=width, neurons=neurons)
 
 
 def _check_widths(settings: Factorize, parts: Parts) -> None:
