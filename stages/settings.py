@@ -166,7 +166,9 @@ class Baseline(Block):
     """The teacher in; rival students of the same size, made in other ways, scored."""
 
     recipes: list[str] = []
-    """Which entries of `recipes` to run."""
+    """Which entries of `recipes` to run; none is fine, the main chain is then compared with its teacher alone."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [42]
+    """Each recipe is trained once per seed, all from the one teacher of the task."""
 
 
 class Evaluate(Block):
@@ -266,8 +268,9 @@ class Params(Block):
     def _names_exist(self) -> Self:
         for name in self.tasks:
             self.task(name)
-        for names, where in ((self.tasks, "tasks"), (self.baseline.recipes, "baseline.recipes")):
-            if twice := sorted({name for name in names if names.count(name) > 1}):
+        lists = {"tasks": self.tasks, "baseline.recipes": self.baseline.recipes, "baseline.seeds": self.baseline.seeds}
+        for where, names in lists.items():
+            if twice := sorted({str(name) for name in names if names.count(name) > 1}):
                 raise ValueError(f"{where} names {', '.join(twice)} twice")
         for name in self.baseline.recipes:
             if name not in self.recipes:

@@ -106,7 +106,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_da
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.check_output(command, cwd=ROOT, text=True).split("\0")
     for name in names:
-        if (ROOT / name).is_file() and not name.startswith(("outputs/", "dvc.lock")):
+        if (ROOT / name).is_file() and (name.endswith(".gitkeep") or not name.startswith(("outputs/", "dvc.lock"))):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     custom = {"reviews": {"text": ["text"], "label": "label", "labels": ["bad", "good"]}}
@@ -157,7 +157,7 @@ def test_every_stage_is_a_tracked_run(project: Project) -> None:
     with sqlite3.connect(project.folder / ".makd" / "mlflow.db") as database:
         runs = dict(database.execute("select name, status from runs"))
     wanted = [f"{stage}@reviews" for stage in STAGES if stage != "baseline"] + [
-        "baseline@reviews-svd",
+        "baseline@reviews-svd-42",
         "compare",
     ]
     assert {name: runs.get(name) for name in wanted} == dict.fromkeys(wanted, "FINISHED")
