@@ -55,7 +55,8 @@ class Job:
         path = OUTPUTS / Path(verb, self.name, *parts)
         if not path.exists():
             maker = "export" if verb == "teacher" else verb  # export writes the teacher's graph too
-            raise BadInput(f"{path} does not exist; run `dvc repro {maker}@{self.name}` first")
+            stage = f"{maker}@{'-'.join((self.name, *parts[:-1]))}"
+            raise BadInput(f"{path} does not exist; run `dvc repro {stage}` first")
         return path
 
 

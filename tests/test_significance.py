@@ -107,5 +107,5 @@ def test_predictions_come_back_to_the_last_bit(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.view(np.int32), logits.view(np.int32))
         np.testing.assert_array_equal(said, labels)
     assert (tmp_path / "x" / "predictions.csv").read_text().startswith("label,logit_0,logit_1,logit_2\n")
-    with pytest.raises(BadInput, match="none.csv does not exist"):
+    with pytest.raises(BadInput, match=r"none\.csv does not exist"):
         read_predictions(tmp_path / "none.csv")

@@ -43,6 +43,11 @@ class Run:
         """The data that the stage worked on."""
         self._write("dataset", name=name, fingerprint=fingerprint, rows=rows)
 
+    def child(self, name: str, params: dict[str, object], metrics: dict[str, float]) -> None:
+        """A finished run below this one: something that the stage compares, with settings and figures of its own."""
+        numbers = {key: float(value) for key, value in metrics.items()}
+        self._write("child", name=name, params=context.flat(params), metrics=numbers)
+
     def model(self, folder: Path, name: str, tags: dict[str, object] | None = None) -> None:
         """The ONNX folder as a model that takes text; a new version of `name`, alias `challenger`."""
         if self._journal:
