@@ -17,6 +17,7 @@ from stages.command import command
 from stages.settings import Benchmark, Compare, Export, Race
 
 if TYPE_CHECKING:
+    from serving.predictor import Predictor
     from stages.tracking import Run
 
 
@@ -47,9 +48,12 @@ def race(
     """
     metrics: dict[str, Any] = {}
     if settings.enabled:
+        models = {"teacher": opened(timing, teacher, "fp32")}
+        check_length("compare.length is", cell.length, models["teacher"])
         with TemporaryDirectory() as folder:
             _trace(rival, Path(folder), teacher, checks, data, seed)
-            metrics = _time(timing, cell, {"teacher": teacher, "rival": Path(folder)}, data, seed)
+            models["rival"] = opened(timing, Path(folder), "fp32")
+        metrics = _time(timing, cell, models, data, seed)
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf8")
     run.metrics({name: value for name, value in metrics.items() if isinstance(value, float)})
     return metrics
@@ -66,10 +70,8 @@ def _trace(rival: Path, folder: Path, teacher: Path, checks: Export, data: Path,
     write_manifest(folder, made.facts)
 
 
-def _time(timing: Benchmark, cell: Compare, folders: dict[str, Path], data: Path, seed: int) -> dict[str, Any]:
+def _time(timing: Benchmark, cell: Compare, models: dict[str, "Predictor"], data: Path, seed: int) -> dict[str, Any]:
     """Milliseconds (p50) of both, and the teacher's time over the rival's."""
-    models = {who: opened(timing, folder, "fp32") for who, folder in folders.items()}
-    check_length("compare.length is", cell.length, models["teacher"])
     draw = drawer(models["teacher"], encoded(data, models["teacher"]), cell.length, cell.batch_size, seed)
     rounds = take_turns(models, draw, timing.seconds)
     return {

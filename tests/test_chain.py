@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ["prepare", "finetune", "factorize", "distill", "baseline", "evaluate", "export", "benchmark"]
+STAGES = ["prepare", "finetune", "factorize", "distill", "baseline", "evaluate", "export", "benchmark", "race"]
 TRAINING = {"epochs": 8, "batch_size": 16, "learning_rate": 3e-3, "log_every": 5}
 SETTINGS: dict[str, Any] = {
     "tasks": ["reviews"],
@@ -156,10 +156,8 @@ def test_every_output_is_there(project: Project) -> None:
 def test_every_stage_is_a_tracked_run(project: Project) -> None:
     with sqlite3.connect(project.folder / ".makd" / "mlflow.db") as database:
         runs = dict(database.execute("select name, status from runs"))
-    wanted = [f"{stage}@reviews" for stage in STAGES if stage != "baseline"] + [
-        "baseline@reviews-svd-42",
-        "compare",
-    ]
+    wanted = [f"{stage}@reviews" for stage in STAGES if stage not in ("baseline", "race")]
+    wanted += ["baseline@reviews-svd-42", "race@reviews-svd", "compare", "reviews-teacher", "reviews-student"]
     assert {name: runs.get(name) for name in wanted} == dict.fromkeys(wanted, "FINISHED")
 
 

@@ -103,6 +103,11 @@ def test_blocks_are_closed_and_frozen() -> None:
         ("tasks: []", "tasks = []: "),
         ("tasks: [sst3]", "tasks names `sst3`; known are sentiment, cola, sst2"),
         ("baseline: {recipes: [magic]}", "baseline.recipes names `magic`; the recipes are none"),
+        ("baseline: {seeds: [1, 2, 1]}", "baseline.seeds names 1 twice"),
+        ("baseline: {seeds: []}", "baseline.seeds = []: "),
+        ("compare: {limit: {}}", "compare.limit: limit names nothing; give one of latency_ms, params"),
+        ("compare: {limit: {latency: 4}}", "compare.limit.latency is not a setting"),
+        ("compare: {limit: {retention: 98}}", "compare.limit.retention = 98: Input should be less than or equal to 1"),
         ("distill: {stage_shares: [0.5, 0.3, 0.3]}", "stage_shares must sum to 1, not 1.1"),
         (
             "distill: {objectives: {kl: null, attention_kl: null, hidden: null, matrices: {weight: 0}}}",
