@@ -10,6 +10,7 @@ import pytest
 from stages.compare import compare
 from stages.comparison.collect import Sources
 from stages.comparison.pick import front, pick
+from stages.comparison.plots import spread
 from stages.settings import BadInput, Compare, Distill, Factorize, Limit
 from stages.tasks import GLUE
 from stages.tasks.metrics import scores
@@ -156,6 +157,14 @@ def test_without_rivals_the_main_chain_is_compared(outputs: Path) -> None:
     assert list(table.loc["sst2"].index) == ["teacher", "student"]
 
 
+def test_a_teacher_alone_and_nothing_trained(outputs: Path) -> None:
+    """The plots bear it: a student not yet made, rivals that are not trained."""
+    scored = json.loads((outputs / "evaluate/sst2/metrics.json").read_text())
+    write(outputs / "evaluate/sst2", {"teacher": scored["teacher"]})
+    (outputs / "evaluate/cola/metrics.json").unlink()
+    assert list(table_of(made(outputs, students={"svd": STUDENTS["svd"]})).loc["sst2"].index) == ["teacher", "svd"]
+
+
 def test_a_seed_that_was_not_run_is_left_out(outputs: Path, capsys: pytest.CaptureFixture) -> None:
     assert table_of(made(outputs, seeds=[2, 3])).loc[("sst2", "kd")].score == 86.0
     assert f"{outputs / 'baseline/sst2/kd/3/metrics.json'} does not exist" in capsys.readouterr().out
@@ -252,3 +261,10 @@ def test_what_was_not_measured_is_not_within_a_limit() -> None:
     assert pick(unknown, Limit(latency_ms=5)).model is None
     assert "none has all these figures" in pick(unknown, Limit(latency_ms=5)).sentence
     assert pick(unknown + models(b=(80, 20, 4.0)), Limit(latency_ms=5)).model == "b"
+
+
+def test_points_of_one_place_fan_out_around_it_and_others_stay() -> None:
+    assert spread([1.0, 5.0, 5.0, 5.0, 9.0], 0.5) == pytest.approx([1.0, 4.5, 5.0, 5.5, 9.0])
+    assert spread([0.0, 1.0], 0.5) == [0.0, 1.0] and spread([3.0], 0.5) == [3.0]
+    crowd = spread([2.0, 2.0, 2.3, 2.4], 0.5)
+    assert min(np.diff(crowd)) >= 0.5 - 1e-9 and np.mean(crowd) == pytest.approx(np.mean([2.0, 2.0, 2.3, 2.4]))

@@ -1,5 +1,6 @@
 """The comparison as pictures: score against size, latency and cost; bars; loss curves of every training."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
 
     from stages.comparison.collect import Model
 
-STEP = 0.022
+STEP = 0.016
 """Distance of points that share a place, as a share of the axis."""
 MARKERS = "osD^vP*X"
 
@@ -20,36 +21,43 @@ def scatter(table: "pd.DataFrame", titles: dict[str, str], x: str, label: str, u
     styles = _styles(table)
     for axis, (task, title) in zip(axes, titles.items(), strict=True):
         rows = table[(table.task == task) & table[x].notna()]
-        _points(axis, rows.assign(x=rows[x] / unit), styles)
-        axis.set(title=title, xlabel=label)
+        shared = _points(axis, rows.assign(x=rows[x] / unit), styles)
+        axis.set(title=title, xlabel=label + "\n(points over a gray bar: moved aside to be seen)" * shared)
     axes[0].set_ylabel("score (points, 95 % interval)")
     _save(figure, path)
 
 
-def _points(axis: "Axes", rows: "pd.DataFrame", styles: dict[str, dict[str, Any]]) -> None:
-    """Points of the same place stand side by side around it, the best at the left, over a bar that joins them."""
+def _points(axis: "Axes", rows: "pd.DataFrame", styles: dict[str, dict[str, Any]]) -> bool:
+    """Draws the points; returns whether any had to be moved aside."""
     if rows.empty:
         axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color="gray")
-        return
-    step = STEP * rows.x.max()
-    for _, group in rows.groupby(_clusters(rows.x, step)):
-        ordered, middle = group.sort_values("score", ascending=False), group.x.mean()
-        places = [middle + step * (k - (len(group) - 1) / 2) for k in range(len(group))]
-        if len(group) > 1:
-            bottom = [0, 1], axis.get_xaxis_transform()
-            axis.plot([places[0], places[-1]], [0.012] * 2, transform=bottom[1], color="gray", lw=4, alpha=0.4)
-        for row, place in zip(ordered.to_dict("records"), places, strict=True):
-            bar = [[row["score"] - row["low"]], [row["high"] - row["score"]]]
-            axis.errorbar(place, row["score"], yerr=bar, capsize=2, lw=1, ms=5, **styles[row["model"]])
+        return False
+    step = STEP * rows.x.max() or 1.0
+    rows = rows.assign(place=(rows.x / step).round()).sort_values(["place", "score"], ascending=[True, False])
+    places = spread(rows.x.tolist(), step)
+    for row, place in zip(rows.to_dict("records"), places, strict=True):
+        bar = [[row["score"] - row["low"]], [row["high"] - row["score"]]]
+        axis.errorbar(place, row["score"], yerr=bar, capsize=2, lw=1, ms=5, **styles[row["model"]])
+    touching = [[one, other] for one, other in pairwise(places) if other - one < 1.01 * step]
+    for pair in touching:
+        axis.plot(pair, [0.012] * 2, transform=axis.get_xaxis_transform(), color="darkgray", lw=4)
     _teacher(axis.axhline, rows)
-    axis.set_xlim(-0.04 * rows.x.max(), 1.12 * rows.x.max())
+    axis.set_xlim(min(places[0] - step, -2 * step), 1.12 * rows.x.max() or None)
     axis.grid(alpha=0.3)
     _legend(axis, rows, styles)
+    return bool(touching)
 
 
-def _clusters(places: "pd.Series", step: float) -> "pd.Series":
-    """A number per point; those whose points would touch, from one to the next, share theirs."""
-    return (places.sort_values().diff() > 0.6 * step).cumsum().reindex(places.index)
+def spread(places: list[float], step: float) -> list[float]:
+    """The nearest places (least squares) in the same order that are `step` apart: a group fans out around its middle.
+
+    With i steps taken off the i-th, they only have to ascend: isotonic regression.
+    """
+    import numpy as np
+    from scipy.optimize import isotonic_regression
+
+    taken = step * np.arange(len(places))
+    return (isotonic_regression(np.array(places) - taken).x + taken).tolist()
 
 
 def _legend(axis: "Axes", rows: "pd.DataFrame", styles: dict[str, dict[str, Any]]) -> None:
@@ -63,8 +71,8 @@ def _legend(axis: "Axes", rows: "pd.DataFrame", styles: dict[str, dict[str, Any]
 
 def bars(table: "pd.DataFrame", titles: dict[str, str], path: Path) -> None:
     """A panel per task: a bar with its interval per student, best on top, the teacher as a line; from 0 on."""
-    most = table[table.model != "teacher"].groupby("task").size().max()
-    figure, axes = _panels(len(titles), (6.4, 1.4 + 0.32 * most))
+    most = table.groupby("task").size().max()
+    figure, axes = _panels(len(titles), (6.4, 1.2 + 0.3 * most))
     styles = _styles(table)
     for axis, (task, title) in zip(axes, titles.items(), strict=True):
         rows = table[(table.task == task) & (table.model != "teacher")].sort_values("score")
@@ -73,9 +81,9 @@ def bars(table: "pd.DataFrame", titles: dict[str, str], path: Path) -> None:
         axis.barh(rows.model, rows.score, xerr=spread, color=colors, alpha=0.75, capsize=2, error_kw={"lw": 1})
         top = table[table.task == task].high.max()
         for place, row in enumerate(rows.to_dict("records")):
-            axis.text(max(row["high"], 0) + 0.015 * top, place, f"{row['score']:.2f}", va="center", fontsize=8)
+            axis.text(0.01 * top, place, f"{row['score']:.2f}", va="center", fontsize=8)
         _teacher(axis.axvline, table[table.task == task])
-        axis.set(title=title, xlabel="score (points, 95 % interval)", xlim=(min(0, rows.low.min()), 1.13 * top))
+        axis.set(title=title, xlabel="score (points, 95 % interval)", xlim=(min(0, rows.low.min()), 1.03 * top))
         axis.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
@@ -96,7 +104,7 @@ def curves(found: "dict[str, list[Model]]", path: Path) -> None:
         if model.name != "teacher"
     }
     trained = {title: tables for title, tables in histories.items() if any(len(table) for table in tables)}
-    figure, axes = _panels(max(1, len(trained)), (3.4, 2.7), across=4)
+    figure, axes = _panels(max(1, len(trained)), (3.2, 2.5), across=4, sharey=True)
     if not trained:
         axes[0].text(0.5, 0.5, "nothing was trained", transform=axes[0].transAxes, ha="center", color="gray")
     terms = sorted({term for tables in trained.values() for table in tables for term in _terms(table)})
@@ -126,18 +134,23 @@ def _shared_legend(figure: Any, terms: list[str]) -> None:
 
 def _styles(table: "pd.DataFrame") -> dict[str, dict[str, Any]]:
     """A color and a marker per model, the same in every panel and file; the teacher's is black."""
+    from matplotlib import colormaps
+
     students = [model for model in table.model.unique() if model != "teacher"]
-    found = {m: {"color": f"C{i % 10}", "marker": MARKERS[i // 10 % 8], "ls": ""} for i, m in enumerate(students)}
+    found = {
+        model: {"color": colormaps["tab20"]((2 * i + i // 10) % 20), "marker": MARKERS[i // 10 % 8], "ls": ""}
+        for i, model in enumerate(students)
+    }
     return found | {"teacher": {"color": "black", "marker": "s", "ls": ""}}
 
 
-def _panels(count: int, size: tuple[float, float], across: int = 3) -> tuple[Any, list["Axes"]]:
+def _panels(count: int, size: tuple[float, float], across: int = 3, **shared: bool) -> tuple[Any, list["Axes"]]:
     from matplotlib.figure import Figure
 
     columns = min(count, across)
     rows = -(-count // columns)
     figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
     for spare in axes[count:]:
         spare.set_visible(False)
     return figure, axes[:count]
