@@ -39,7 +39,7 @@ class Model:
     """What evaluate or baseline says of it: score, interval, sizes."""
     predictions: list[Path] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    """Time in training; 0 for one that was not trained."""
+    """Time in training, 0 for one that was not trained; the teacher's is not recorded."""
     histories: list[Path] = field(default_factory=list)
     """Its loss curves; empty tables for one that was not trained."""
 
@@ -48,13 +48,13 @@ def models(task: str, recipes: list[str], seeds: list[int], sources: Sources) ->
     """The teacher, the main chain's student, and the rivals that have been run."""
     found = []
     scores = sources.of("evaluate", task)
-    for name, verb in (("teacher", "finetune"), ("student", "distill")):
-        if name in scores:
-            trained = sources.of(verb, task)
-            model = Model(name=name, scored=[scores[name]], seconds=[trained["seconds"]] if trained else [])
-            model.predictions.append(sources.outputs / "evaluate" / task / "predictions" / f"{name}.csv")
-            model.histories.append(sources.outputs / verb / task / "history.csv")
-            found.append(model)
+    for name in [name for name in ("teacher", "student") if name in scores]:
+        model = Model(name=name, scored=[scores[name]])
+        model.predictions.append(sources.outputs / "evaluate" / task / "predictions" / f"{name}.csv")
+        if name == "student" and (trained := sources.of("distill", task)):
+            model.seconds.append(trained["seconds"])
+            model.histories.append(sources.outputs / "distill" / task / "history.csv")
+        found.append(model)
     for name in recipes:
         model = Model(name=name)
         for seed in map(str, seeds):

@@ -101,7 +101,6 @@ def curves(found: "dict[str, list[Model]]", path: Path) -> None:
         f"{task}: {model.name}": [pd.read_csv(file) for file in model.histories if file.is_file()]
         for task, models in found.items()
         for model in models
-        if model.name != "teacher"
     }
     trained = {title: tables for title, tables in histories.items() if any(len(table) for table in tables)}
     figure, axes = _panels(max(1, len(trained)), (3.2, 2.5), across=4, sharey=True)
