@@ -117,7 +117,7 @@ def _track(
     run.metrics({f"{t}/{k}": v for t, own in metrics.items() for k, v in own.items() if isinstance(v, float)})
     for row in table.to_dict("records"):
         task, model = row.pop("task"), row.pop("model")
-        made: dict[str, Any] = {"task": task, "recipe": model}
+        made: dict[str, Any] = {"task": task, "recipe": model, "seeds": row.pop("seeds")}
         if model in students:
             blocks = zip(("factorize", "distill"), students[model], strict=True)
             made |= {name: block.model_dump() if block else None for name, block in blocks}

@@ -189,6 +189,17 @@ def test_killed_twice_and_run_again_it_gives_the_same(project: Project, checkout
     assert results == {name: expected[name] for name in results}
 
 
+def test_without_rivals_the_chain_runs_too(project: Project) -> None:
+    """Also where there has never been one: DVC wants the folders that compare reads to exist."""
+    change(project.folder, {"baseline": {"recipes": []}})
+    for stage in ("baseline", "race"):
+        shutil.rmtree(project.folder / "outputs" / stage / "reviews")
+    said = project.dvc("repro")
+    assert "Running stage 'compare'" in said and said.count("Running stage") == 1
+    table = (project.folder / "outputs" / "compare" / "table.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in table[1:]] == ["teacher", "student"]
+
+
 def test_a_changed_budget_costs_no_new_teacher(project: Project) -> None:
     """Last in this file: it changes the project."""
     before = project.results()

@@ -188,7 +188,7 @@ def test_every_model_is_a_run_below_this_one(outputs: Path) -> None:
     names = {"sst2": ["teacher", "student", "svd", "kd"], "cola": ["teacher", "student"]}
     assert list(notes.children) == [f"{task}-{model}" for task in names for model in names[task]]
     params, figures = notes.children["sst2-kd"]
-    assert params["recipe"] == "kd" and params["distill"]["learning_rate"] == 1e-4
+    assert (params["recipe"], params["seeds"]) == ("kd", 2) and params["distill"]["learning_rate"] == 1e-4
     assert figures["score"] == 86.5 and figures["speedup"] == 2.0
     params, figures = notes.children["sst2-svd"]
     assert params["factorize"]["decomposition"] == "svd" and params["distill"] is None

@@ -17,9 +17,10 @@ SIZES = ["layer_parameters", "parameters", "macs_per_token", "bytes"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """The folder of each verb whose files are read."""
+    """Where the verbs left what they found."""
 
     outputs: Path
+    """The folder that has one per verb."""
 
     def of(self, *place: str) -> dict[str, Any]:
         """The metrics of a stage, `<verb>/<task>[/<recipe>[/<seed>]]`; empty, with a note, where it has not run."""
