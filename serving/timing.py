@@ -38,7 +38,8 @@ def opened(settings: Benchmark, folder: Path, variant: str) -> "Predictor":
 
 
 def check_length(setting: str, length: str | int, predictor: "Predictor") -> None:
-    """
+    """Refuses what cannot be timed.
+
     Raises:
         BadInput: the model does not read as many tokens.
     """
