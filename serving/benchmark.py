@@ -1,10 +1,8 @@
 """Teacher's and student's graphs in; latency, throughput and memory side by side out.
 
 All models answer the same batches in the same process, through ONNX Runtime with a fixed number of threads
-that do not spin. They take turns: each round draws new batches, every model runs them, and who begins
-rotates, so that a busy machine slows all of them alike. The figure that counts is the ratio, teacher's time
-over student's within one round, median over the rounds; above 1 the student is faster. Tokenizing, the same
-for all, is not timed.
+that do not spin. They take turns (timing.py); the figure that counts is the ratio, teacher's time over student's
+within one round, median over the rounds; above 1 the student is faster. Tokenizing, the same for all, is not timed.
 
 Length `real`: batches of validation sentences drawn with a seed, padded to the longest of the batch.
 
@@ -14,27 +12,19 @@ Length `real`: batches of validation sentences drawn with a seed, padded to the 
 import json
 import multiprocessing
 import os
-import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from serving.timing import check_length, drawer, encoded, latency, opened, speed_up, take_turns
 from stages.command import command
-from stages.settings import BadInput, Benchmark
+from stages.settings import Benchmark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy as np
-    from tokenizers import Encoding
-
-    from serving.predictor import Predictor
     from stages.tracking import Run
 
-Batch = dict[str, "np.ndarray"]
 TEACHER = "teacher/fp32"
-RUNS_PER_ROUND = 8
 
 
 def benchmark(
@@ -59,22 +49,18 @@ def benchmark(
     """
     from tqdm import tqdm
 
-    from serving.predictor import ModelError
-
     before, places = os.getloadavg(), _places(settings, teacher, student)
-    try:
-        models = {who: _open(settings, *place) for who, place in places.items()}
-    except ModelError as error:
-        raise BadInput(f"benchmark: {error}") from error
-    _check_lengths(settings, models[TEACHER])
-    sentences = _sentences(data, models[TEACHER])
+    models = {who: opened(settings, *place) for who, place in places.items()}
+    for length in settings.lengths:
+        check_length("benchmark.lengths has", length, models[TEACHER])
+    sentences = encoded(data, models[TEACHER])
     cells, ratio = [], {}
     for length, size in tqdm(list(product(settings.lengths, settings.batch_sizes)), desc="benchmark", unit="cell"):
-        draw = _drawer(models[TEACHER], sentences, length, size, seed)
-        rounds = _measure(models, draw, settings.seconds)
+        draw = drawer(models[TEACHER], sentences, length, size, seed)
+        rounds = take_turns(models, draw, settings.seconds)
         cells += [_cell(who, length, size, times) for who, times in rounds.items()]
         for who in list(rounds)[1:]:
-            ratio[f"{who.removeprefix('student/')}/{length}/{size}"] = _ratio(rounds, who)
+            ratio[f"{who.removeprefix('student/')}/{length}/{size}"] = speed_up(rounds, TEACHER, who)
     metrics = {
         "cells": cells,
         "ratio": ratio,
@@ -97,92 +83,10 @@ def _places(settings: Benchmark, teacher: Path, student: Path) -> dict[str, tupl
     return {TEACHER: (teacher, "fp32")} | {f"student/{variant}": (student, variant) for variant in variants}
 
 
-def _open(settings: Benchmark, folder: Path, variant: str) -> "Predictor":
-    from serving.predictor import Predictor
-
-    return Predictor(folder, variant, threads=settings.threads, provider=settings.provider)
-
-
-def _check_lengths(settings: Benchmark, predictor: "Predictor") -> None:
-    most = predictor.manifest["positions"]
-    if wrong := [length for length in settings.lengths if length != "real" and not 2 <= length <= most]:
-        raise BadInput(f"benchmark.lengths has {wrong[0]}, but this model reads 2 to {most} tokens")
-
-
-def _sentences(data: Path, predictor: "Predictor") -> list["Encoding"]:
-    from stages.tasks.splits import read_split
-
-    rows = read_split(data, "validation")
-    pairs = "text_pair" in rows.column_names
-    return predictor.encode(list(zip(rows["text"], rows["text_pair"], strict=True)) if pairs else list(rows["text"]))
-
-
-def _drawer(
-    predictor: "Predictor", sentences: list["Encoding"], length: str | int, size: int, seed: int
-) -> "Callable[[], Batch]":
-    """What gives a new batch (size, tokens) at each call; the same sequence for the same seed."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-
-    def draw() -> Batch:
-        rows = [sentences[i] for i in rng.integers(len(sentences), size=size)]
-        if length == "real":
-            return predictor.pad(rows)
-        ids = np.resize(np.concatenate([row.ids for row in rows]), (size, length))
-        whole = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        return {name: whole[name] for name in predictor.inputs}
-
-    return draw
-
-
-def _measure(
-    models: dict[str, "Predictor"], draw: "Callable[[], Batch]", seconds: float
-) -> dict[str, list[list[float]]]:
-    """Seconds of every run, by model and round; at least three rounds, `seconds` a model in all."""
-    slowest = max(_time(model, draw()) for model in models.values() for _ in range(3))  # warms up, too
-    runs = int(min(RUNS_PER_ROUND, max(1, seconds / 5 / slowest)))
-    rounds: dict[str, list[list[float]]] = {who: [] for who in models}
-    order, start = list(models), time.perf_counter()
-    while len(rounds[order[0]]) < 3 or time.perf_counter() - start < seconds * len(models):
-        batches = [draw() for _ in range(runs)]
-        for who in order:
-            rounds[who].append([_time(models[who], batch) for batch in batches])
-        order = order[1:] + order[:1]
-    return rounds
-
-
-def _time(model: "Predictor", batch: Batch) -> float:
-    start = time.perf_counter()
-    model.run(batch)
-    return time.perf_counter() - start
-
-
 def _cell(who: str, length: str | int, size: int, rounds: list[list[float]]) -> dict[str, Any]:
-    import numpy as np
-
-    times = 1000 * np.concatenate(rounds)
-    p50, p95, p99 = np.percentile(times, [50, 95, 99])
     model, variant = who.split("/")
-    return {
-        "model": model,
-        "variant": variant,
-        "length": length,
-        "batch_size": size,
-        "p50_ms": float(p50),
-        "p95_ms": float(p95),
-        "p99_ms": float(p99),
-        "per_second": 1000 * size * len(times) / float(times.sum()),
-        "runs": len(times),
-    }
-
-
-def _ratio(rounds: dict[str, list[list[float]]], who: str) -> float:
-    """Median over the rounds of teacher's time / student's time on the same batches."""
-    import numpy as np
-
-    pairs = zip(rounds[TEACHER], rounds[who], strict=True)
-    return float(np.median([sum(teacher) / sum(student) for teacher, student in pairs]))
+    place = {"model": model, "variant": variant, "length": length, "batch_size": size}
+    return place | latency(rounds, size)
 
 
 def _resident(settings: Benchmark, folder: Path, variant: str) -> int:
@@ -198,7 +102,7 @@ def _grown(settings: Benchmark, folder: Path, variant: str) -> int:
     import tokenizers  # noqa: F401
 
     before = psutil.Process().memory_info().rss
-    model = _open(settings, folder, variant)
+    model = opened(settings, folder, variant)
     length = min(128, model.manifest["max_length"])
     model.run({name: np.ones((1, length), dtype=np.int64) for name in model.inputs})
     return psutil.Process().memory_info().rss - before

@@ -3,7 +3,7 @@
 A recipe says what it changes in the blocks `factorize` and `distill` (`recipes` writes them out in full); everything
 else is as in the main chain, so that rivals differ in what is being compared and in nothing else.
 
-    python -m stages.baseline --task sst2 --recipe lowrank_kd
+    python -m stages.baseline --task sst2 --recipe lowrank_kd --seed 42
 """
 
 import json
@@ -34,7 +34,14 @@ def baseline(
     seed: int,
     run: "Run",
 ) -> dict:
-    """Writes `model/`, `metrics.json` and the files of the steps it is made of; returns the metrics."""
+    """Writes `model/`, `metrics.json`, `predictions.csv`, `history.csv` and what else the steps it is made of write.
+
+    Returns the metrics. An untrained student's history is empty.
+    """
+    from stages.tasks.predictions import write_predictions
+    from stages.tasks.splits import read_split
+
+    (output / "history.csv").write_text("step,epoch,loss\n")
     factorize(student, data=data, teacher=teacher, output=output, seed=seed, run=run)
     seconds = 0.0
     if training:
@@ -47,6 +54,7 @@ def baseline(
         shutil.rmtree(start)
     theirs, reference = measure(scoring, data=data, model=teacher, seed=seed, title="baseline: teacher")
     row, logits = measure(scoring, data=data, model=output / "model", seed=seed, title="baseline: student")
+    write_predictions(output / "predictions.csv", logits, read_split(data, "validation")["labels"])
     metrics = {"student": row | compared(row, logits, theirs, reference), "seconds": seconds}
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     run.metrics({k: v for k, v in metrics["student"].items() if isinstance(v, int | float)} | {"seconds": seconds})
@@ -54,7 +62,7 @@ def baseline(
 
 
 if __name__ == "__main__":
-    with command(Baseline, __doc__, "task", "recipe") as job:
+    with command(Baseline, __doc__, "task", "recipe", "seed") as job:
         student, training = read_recipe(OUTPUTS / "recipes" / "settings" / f"{job.recipe}.yaml")
         baseline(
             student,

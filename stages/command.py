@@ -35,8 +35,10 @@ class Job:
     name: str
     """The task's name; empty for a verb that works on all of them."""
     recipe: str
+    place: Path
+    """`<verb>/<task>/<recipe>/<seed>`, as far as the verb has these axes."""
     output: Path
-    """Where to write; moved to `outputs/<verb>/<task>` at the end."""
+    """Where to write; moved to `outputs/<place>` at the end."""
     run: tracking.Run
 
     @property
@@ -46,14 +48,15 @@ class Job:
     @property
     def state(self) -> Path:
         """Where this job may keep what it needs to resume after a kill."""
-        return STATE / "state" / Path(self.verb, self.name, self.recipe)
+        return STATE / "state" / self.place
 
     def of(self, verb: str, *parts: str) -> Path:
         """Where another verb put what it made of this task."""
         path = OUTPUTS / Path(verb, self.name, *parts)
         if not path.exists():
             maker = "export" if verb == "teacher" else verb  # export writes the teacher's graph too
-            raise BadInput(f"{path} does not exist; run `dvc repro {maker}@{self.name}` first")
+            stage = f"{maker}@{'-'.join((self.name, *parts[:-1]))}"
+            raise BadInput(f"{path} does not exist; run `dvc repro {stage}` first")
         return path
 
 
@@ -63,25 +66,26 @@ def command(block: type, doc: str, *axes: str, verb: str = "") -> Iterator[Job]:
 
     Args:
         block: the verb's settings class, printed by `--help`; its lower-case name is the verb unless `verb` says other.
-        axes: `task`, or `task` and `recipe`: what the command line must name.
+        axes: `task`, `recipe`, `seed` or the first of them: what the command line must name. A seed given there
+            takes the place of that in params.yaml.
     """
     verb = verb or block.__name__.lower()
     arguments = _parse(verb, block, doc, axes)
     try:
-        params = load()
-        name, recipe = getattr(arguments, "task", ""), getattr(arguments, "recipe", "")
+        params = _with_seed(load(), getattr(arguments, "seed", None))
+        name, recipe, seed = (getattr(arguments, axis, "") for axis in ("task", "recipe", "seed"))
         if name:
             params.task(name)
         if recipe and recipe not in params.recipes:
             raise BadInput(f"--recipe {recipe}: the recipes are {', '.join(params.recipes)}")
-        final = OUTPUTS / Path(verb, name, recipe)
-        with staged(final) as output, tracking.run(verb, name, recipe, params) as run:
-            yield Job(verb=verb, params=params, name=name, recipe=recipe, output=output, run=run)
+        place = Path(verb, name, recipe, seed)
+        with staged(OUTPUTS / place) as output, tracking.run(verb, name, recipe, params, seed) as run:
+            yield Job(verb=verb, params=params, name=name, recipe=recipe, place=place, output=output, run=run)
             for path in sorted(output.iterdir()):
                 if path.is_file():
                     run.artifact(path)
         if is_main():
-            shutil.rmtree(STATE / "state" / Path(verb, name, recipe), ignore_errors=True)
+            shutil.rmtree(STATE / "state" / place, ignore_errors=True)
     except BadInput as error:
         sys.exit(f"{verb}: {error}")
 
@@ -108,6 +112,19 @@ def staged(final: Path) -> Iterator[Path]:
             shutil.rmtree(target)
         entry.replace(target)
     partial.rmdir()
+
+
+def _with_seed(params: Params, seed: str | None) -> Params:
+    """The settings of one seed of several.
+
+    Raises:
+        BadInput: it is not a whole number from 0 on.
+    """
+    if seed is None:
+        return params
+    if not seed.isdecimal():
+        raise BadInput(f"--seed {seed}: a whole number from 0 on is needed")
+    return params.model_copy(update={"seed": int(seed)})
 
 
 def _parse(verb: str, block: type, doc: str, axes: tuple[str, ...]) -> argparse.Namespace:

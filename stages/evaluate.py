@@ -23,12 +23,18 @@ if TYPE_CHECKING:
 def evaluate(settings: Evaluate, *, data: Path, models: dict[str, Path], output: Path, seed: int, run: "Run") -> dict:
     """Writes `metrics.json`: one entry per model, the first of which is the one to compare with (the teacher).
 
-    Returns the metrics: score, interval, metrics (points), retention, agreement (%), sizes.
+    Beside it `predictions/<model>.csv`. Returns the metrics: score, interval, metrics (points), retention,
+    agreement (%), sizes.
     """
+    from stages.tasks.predictions import write_predictions
+    from stages.tasks.splits import read_split
+
+    labels = read_split(data, "validation")["labels"]
     metrics: dict[str, dict[str, Any]] = {}
     reference: np.ndarray | None = None
     for name, folder in models.items():
         row, logits = measure(settings, data=data, model=folder, seed=seed, title=f"evaluate: {name}")
+        write_predictions(output / "predictions" / f"{name}.csv", logits, labels)
         if reference is None:
             reference, teacher = logits, row
         else:
@@ -51,7 +57,8 @@ def measure(
     from stages.models.base import load
     from stages.models.size import sizes
     from stages.tasks.batches import predict
-    from stages.tasks.metrics import bootstrap, scores
+    from stages.tasks.metrics import scores
+    from stages.tasks.significance import bootstrap
     from stages.tasks.splits import read_split, read_task
 
     task, split = read_task(data), read_split(data, "validation")

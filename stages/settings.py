@@ -197,7 +197,17 @@ class Baseline(Block):
     """The teacher in; rival students of the same size, made in other ways, scored."""
 
     recipes: list[str] = []
-    """Which entries of `recipes` to run."""
+    """Which entries of `recipes` to run; none is fine, the main chain is then compared with its teacher alone."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [42]
+    """Each recipe is trained once per seed, all from the one teacher of the task."""
+
+
+class Race(Block):
+    """A rival and its teacher in; how much faster the rival is out."""
+
+    enabled: bool = True
+    """Time each rival (its first seed) against the teacher, as `benchmark` times and in the cell that `compare` shows;
+    false: the comparison has no latency of theirs."""
 
 
 class Evaluate(Block):
@@ -240,8 +250,29 @@ class Benchmark(Block):
     """Time spent on each cell (model x length x batch), in interleaved rounds."""
 
 
+class Limit(Block):
+    """What the student to take must meet; all that are given."""
+
+    latency_ms: Annotated[float, Field(gt=0)] | None = None
+    """Highest p50 latency in milliseconds, in the cell that the table shows."""
+    params: Count | None = None
+    """Most parameters, embeddings and head included."""
+    layer_params: Count | None = None
+    """Most parameters in the layers."""
+    bytes: Count | None = None
+    """Most bytes of weights on disk."""
+    retention: Share | None = None
+    """Least share of the teacher's score, such as 0.98; of those that keep as much, the smallest is taken."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError(f"limit names nothing; give one of {', '.join(type(self).model_fields)}, or null")
+        return self
+
+
 class Compare(Block):
-    """Every score in; one table and the plots out."""
+    """Every score in; one table, the plots and the student to take out."""
 
     variant: Literal["fp32", "portable", "fp16", "int8"] = "fp32"
     """Student graph whose latency is shown; the teacher's is always fp32."""
@@ -249,6 +280,8 @@ class Compare(Block):
     """Length whose latency is shown, one of `benchmark.lengths`."""
     batch_size: Count = 1
     """Batch whose latency is shown, one of `benchmark.batch_sizes`."""
+    limit: Limit | None = None
+    """Names the student to take: the best score among those within it; null names none."""
 
 
 class Promote(Block):
@@ -286,6 +319,7 @@ class Params(Block):
     distill: Distill = Distill()
     recipes: dict[str, Recipe] = {}
     baseline: Baseline = Baseline()
+    race: Race = Race()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     benchmark: Benchmark = Benchmark()
@@ -297,8 +331,9 @@ class Params(Block):
     def _names_exist(self) -> Self:
         for name in self.tasks:
             self.task(name)
-        for names, where in ((self.tasks, "tasks"), (self.baseline.recipes, "baseline.recipes")):
-            if twice := sorted({name for name in names if names.count(name) > 1}):
+        lists = {"tasks": self.tasks, "baseline.recipes": self.baseline.recipes, "baseline.seeds": self.baseline.seeds}
+        for where, names in lists.items():
+            if twice := sorted({str(name) for name in names if names.count(name) > 1}):
                 raise ValueError(f"{where} names {', '.join(twice)} twice")
         for name in self.baseline.recipes:
             if name not in self.recipes:

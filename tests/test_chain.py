@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ["prepare", "finetune", "factorize", "distill", "baseline", "evaluate", "export", "benchmark"]
+STAGES = ["prepare", "finetune", "factorize", "distill", "baseline", "evaluate", "export", "benchmark", "race"]
 TRAINING = {"epochs": 8, "batch_size": 16, "learning_rate": 3e-3, "log_every": 5}
 SETTINGS: dict[str, Any] = {
     "tasks": ["reviews"],
@@ -106,7 +106,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_da
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.check_output(command, cwd=ROOT, text=True).split("\0")
     for name in names:
-        if (ROOT / name).is_file() and not name.startswith(("outputs/", "dvc.lock")):
+        if (ROOT / name).is_file() and (name.endswith(".gitkeep") or not name.startswith(("outputs/", "dvc.lock"))):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     custom = {"reviews": {"text": ["text"], "label": "label", "labels": ["bad", "good"]}}
@@ -156,10 +156,8 @@ def test_every_output_is_there(project: Project) -> None:
 def test_every_stage_is_a_tracked_run(project: Project) -> None:
     with sqlite3.connect(project.folder / ".makd" / "mlflow.db") as database:
         runs = dict(database.execute("select name, status from runs"))
-    wanted = [f"{stage}@reviews" for stage in STAGES if stage != "baseline"] + [
-        "baseline@reviews-svd",
-        "compare",
-    ]
+    wanted = [f"{stage}@reviews" for stage in STAGES if stage not in ("baseline", "race")]
+    wanted += ["baseline@reviews-svd-42", "race@reviews-svd", "compare", "reviews-teacher", "reviews-student"]
     assert {name: runs.get(name) for name in wanted} == dict.fromkeys(wanted, "FINISHED")
 
 
@@ -189,6 +187,17 @@ def test_killed_twice_and_run_again_it_gives_the_same(project: Project, checkout
     assert {"outputs/distill/reviews/metrics.json", "outputs/finetune/reviews/history.csv"} <= results.keys()
     expected = project.results()
     assert results == {name: expected[name] for name in results}
+
+
+def test_without_rivals_the_chain_runs_too(project: Project) -> None:
+    """Also where there has never been one: DVC wants the folders that compare reads to exist."""
+    change(project.folder, {"baseline": {"recipes": []}})
+    for stage in ("baseline", "race"):
+        shutil.rmtree(project.folder / "outputs" / stage / "reviews")
+    said = project.dvc("repro")
+    assert "Running stage 'compare'" in said and said.count("Running stage") == 1
+    table = (project.folder / "outputs" / "compare" / "table.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in table[1:]] == ["teacher", "student"]
 
 
 def test_a_changed_budget_costs_no_new_teacher(project: Project) -> None:

@@ -15,9 +15,10 @@ from serving.predictor import ModelError, Predictor
 from stages.graph.card import write_manifest
 from stages.graph.check import texts
 from stages.graph.folder import Folder
-from stages.models.base import load_classifier
+from stages.models.base import load, load_classifier
 from stages.prepare import prepare
-from stages.settings import BadInput, Base, Benchmark, Data, Export, Prepare
+from stages.race import race
+from stages.settings import BadInput, Base, Benchmark, Compare, Data, Export, Prepare, Race
 from stages.tasks import Task
 from stages.tasks.batches import predict
 from stages.tasks.metrics import scores
@@ -211,3 +212,46 @@ def test_benchmark_leaves_out_what_export_refused(place: Path, copy: Path, tmp_p
 def test_benchmark_refuses_lengths_that_the_model_cannot_read(place: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"benchmark\.lengths has 1000, but this model reads 2 to \d+ tokens"):
         measured(place, tmp_path / "out", place / "exported", lengths=[1000])
+
+
+def raced(place: Path, output: Path, rival: Path, settings: Race | None = None, **cell) -> dict:
+    output.mkdir()
+    return race(
+        settings or Race(),
+        Benchmark(seconds=0.2),
+        Compare(**cell),
+        Export(),
+        data=place / "data",
+        teacher=place / "exported",
+        rival=rival,
+        output=output,
+        seed=1,
+        run=Run(),
+    )
+
+
+def test_a_rival_that_is_the_teacher_is_as_fast(place: Path, tmp_path: Path) -> None:
+    made = raced(place, tmp_path / "out", place / "model", batch_size=4)
+    assert made == json.loads((tmp_path / "out/metrics.json").read_text())
+    assert 0.7 < made["speedup"] < 1.4 and (made["length"], made["batch_size"]) == ("real", 4)
+    assert made["p50_ms"] > 0 and made["teacher_p50_ms"] > 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["metrics.json"], "the graph is not kept"
+
+
+def test_a_shallower_rival_is_faster(place: Path, tmp_path: Path) -> None:
+    """One layer of two: by how much depends on the head, but not on which side."""
+    half = load(place / "model")
+    half.bert.encoder.layer = half.bert.encoder.layer[:1]
+    half.config.num_hidden_layers = 1
+    half.save_pretrained(tmp_path / "half")
+    assert raced(place, tmp_path / "out", tmp_path / "half", length=24, batch_size=8)["speedup"] > 1.15
+
+
+def test_a_race_that_is_off_times_nothing(place: Path, tmp_path: Path) -> None:
+    assert raced(place, tmp_path / "out", tmp_path / "no such model", Race(enabled=False)) == {}
+    assert json.loads((tmp_path / "out/metrics.json").read_text()) == {}
+
+
+def test_a_race_refuses_a_length_that_the_model_cannot_read(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"compare\.length is 1000, but this model reads 2 to \d+ tokens"):
+        raced(place, tmp_path / "out", place / "model", length=1000)

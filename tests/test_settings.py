@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from stages.settings import BadInput, Distill, Factorize, Params, describe, load
+from stages.settings import BadInput, Baseline, Distill, Factorize, Params, describe, load
 from stages.tasks import Task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,6 +109,11 @@ def test_blocks_are_closed_and_frozen() -> None:
         ("tasks: []", "tasks = []: "),
         ("tasks: [sst3]", "tasks names `sst3`; known are sentiment, cola, sst2"),
         ("baseline: {recipes: [magic]}", "baseline.recipes names `magic`; the recipes are none"),
+        ("baseline: {seeds: [1, 2, 1]}", "baseline.seeds names 1 twice"),
+        ("baseline: {seeds: []}", "baseline.seeds = []: "),
+        ("compare: {limit: {}}", "compare.limit: limit names nothing; give one of latency_ms, params"),
+        ("compare: {limit: {latency: 4}}", "compare.limit.latency is not a setting"),
+        ("compare: {limit: {retention: 98}}", "compare.limit.retention = 98: Input should be less than or equal to 1"),
         ("distill: {stage_shares: [0.5, 0.3, 0.3]}", "stage_shares must sum to 1, not 1.1"),
         (
             "distill: {objectives: {kl: null, attention_kl: null, hidden: null, matrices: {weight: 0}}}",
@@ -233,3 +238,26 @@ def test_help_prints_the_whole_block(verb: str) -> None:
 
 def test_describe_indents_nested_blocks() -> None:
     assert "\n  calibration\n" in describe(Factorize) and "\n      examples = 1024\n" in describe(Factorize)
+
+
+def test_a_seed_given_by_name_takes_the_place_of_the_one_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """What DVC calls `baseline@sentiment-svd-7` works with seed 7, in a folder of its own."""
+    from stages.command import command
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MAKD_TRACKING", "off")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(SHIPPED))
+    words = ["baseline", "--task", "sentiment", "--recipe", "svd", "--seed"]
+    monkeypatch.setattr(sys, "argv", [*words, "7"])
+    with command(Baseline, "doc", "task", "recipe", "seed") as job:
+        assert (job.params.seed, job.recipe, job.params.recipe("svd")[1]) == (7, "svd", None)
+        assert job.state == Path(".makd/state/baseline/sentiment/svd/7")
+        with pytest.raises(BadInput, match="run `dvc repro baseline@sentiment-svd-7` first"):
+            job.of("baseline", "svd", "7", "model")
+        (job.output / "made.txt").write_text("")
+    assert (tmp_path / "outputs/baseline/sentiment/svd/7/made.txt").is_file()
+    monkeypatch.setattr(sys, "argv", [*words, "x"])
+    with pytest.raises(SystemExit, match="baseline: --seed x: a whole number from 0 on is needed"):
+        command(Baseline, "doc", "task", "recipe", "seed").__enter__()

@@ -17,7 +17,8 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from stages.settings import BadInput, Data
 from stages.tasks import GLUE, Task, bundled, sources
-from stages.tasks.metrics import bootstrap, scores
+from stages.tasks.metrics import scores
+from stages.tasks.significance import bootstrap
 
 ROOT = Path(__file__).resolve().parent.parent
 REVIEWS = Task(text=["text"], labels=["bad", "good"])

@@ -238,6 +238,38 @@ def test_what_was_sent_without_an_answer_is_not_there_twice(tmp_path: Path, monk
     assert [point.value for point in client.get_metric_history(run.info.run_id, "loss")] == [0.5, 0.4]
 
 
+def test_what_a_stage_compares_is_a_run_each_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    from stages.tracking import Run
+    from stages.tracking.delivery import Delivery
+    from stages.tracking.journal import Journal
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    journal = Journal.create(tmp_path, "compare")
+    start = {"name": "compare", "experiment": "makd", "params": {}, "tags": {}, "pipeline": "p"}
+    journal.append("start", **start, process=["", 0, 0.0], monitor=False)
+    run, blocks = Run(journal), {f"setting_{i}": i for i in range(150)}  # MLflow takes 100 parameters at once
+    run.child("sst2-svd", {"recipe": "svd", "factorize": {"budget": 0.5}, "distill": None} | blocks, {"score": 60})
+    run.child("sst2-kd", {"recipe": "kd", "distill": {"learning_rate": 1e-4}}, {"score": 85.5, "speedup": 2.0})
+    assert not Delivery(journal, tmp_path).send()
+    journal.note({})  # an answer that was lost: all is sent again
+    journal.append("end", status="FINISHED", error="")
+    assert Delivery(journal, tmp_path).send()
+    uri = f"sqlite:///{tmp_path}/.makd/mlflow.db"
+    assert sorted(run.info.run_name for run in runs(uri)) == ["compare", "p", "sst2-kd", "sst2-svd"]
+    found = {run.info.run_name: run for run in runs(uri)}
+    svd, kd = found["sst2-svd"], found["sst2-kd"]
+    for child in (svd, kd):
+        assert child.data.tags["mlflow.parentRunId"] == found["compare"].info.run_id
+        assert child.info.status == "FINISHED" and child.info.end_time >= child.info.start_time
+    assert found["p"].info.status == "FINISHED", "the pipeline's end is that of its stages"
+    assert (svd.data.params["recipe"], svd.data.params["factorize.budget"]) == ("svd", "0.5")
+    assert svd.data.params["distill"] == "null" and len(svd.data.params) == 153
+    assert kd.data.params["distill.learning_rate"] == "0.0001" and kd.data.metrics == {"score": 85.5, "speedup": 2.0}
+    assert [point.value for point in MlflowClient(uri).get_metric_history(kd.info.run_id, "score")] == [85.5]
+
+
 def test_a_torn_line_is_left_out_and_the_rest_counts(tmp_path: Path) -> None:
     from stages.tracking.journal import Journal
 

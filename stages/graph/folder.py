@@ -61,16 +61,25 @@ class Folder:
         from tqdm import tqdm
 
         for variant in tqdm(dict.fromkeys(["fp32", *variants]), desc=f"export: {self.facts['role']}", unit="graph"):
-            self._make(variant, seed)
-            row = self._measure(variant)
-            if variant in trace.OPSETS:
-                self._require_parity(variant, row["difference"])
+            row = self.add(variant, seed)
             if variant == "fp32":
                 self._logits = self._score("fp32")
                 check.same_score(self.task, row["score"], evaluated, len(self.validation))
             elif variant in ("fp16", "int8"):
                 self._score(variant)
                 self._refuse_loss(variant)
+
+    def add(self, variant: str, seed: int) -> dict[str, Any]:
+        """Makes one variant and returns its row of the manifest; no score is taken.
+
+        Raises:
+            BadInput: a float32 graph differs from PyTorch.
+        """
+        self._make(variant, seed)
+        row = self._measure(variant)
+        if variant in trace.OPSETS:
+            self._require_parity(variant, row["difference"])
+        return row
 
     def _make(self, variant: str, seed: int) -> None:
         target = self.folder / FILES[variant]

@@ -43,6 +43,11 @@ class Run:
         """The data that the stage worked on."""
         self._write("dataset", name=name, fingerprint=fingerprint, rows=rows)
 
+    def child(self, name: str, params: dict[str, object], metrics: dict[str, float]) -> None:
+        """A finished run below this one: something that the stage compares, with settings and figures of its own."""
+        numbers = {key: float(value) for key, value in metrics.items()}
+        self._write("child", name=name, params=context.flat(params), metrics=numbers)
+
     def model(self, folder: Path, name: str, tags: dict[str, object] | None = None) -> None:
         """The ONNX folder as a model that takes text; a new version of `name`, alias `challenger`."""
         if self._journal:
@@ -59,12 +64,12 @@ class Run:
 
 
 @contextmanager
-def run(verb: str, task: str, recipe: str, params: Params) -> Iterator[Run]:
+def run(verb: str, task: str, recipe: str, params: Params, seed: str = "") -> Iterator[Run]:
     """Tracks what happens inside: FINISHED, FAILED (with the exception's text) or KILLED at the end.
 
     Args:
-        verb: the stage; with task and recipe it names the run (`baseline@sst2-svd`).
-        task, recipe: empty where the stage has none.
+        verb: the stage; with task, recipe and seed it names the run (`baseline@sst2-svd-42`), as DVC does.
+        task, recipe, seed: empty where the stage has none.
         params: all of params.yaml; the verb's blocks are logged.
     """
     if not context.is_main() or os.environ.get("MAKD_TRACKING") == "off":
@@ -72,7 +77,7 @@ def run(verb: str, task: str, recipe: str, params: Params) -> Iterator[Run]:
         return
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped stage still says that it was
-    name = f"{verb}{'@' if task else ''}{'-'.join(filter(None, (task, recipe)))}"
+    name = f"{verb}{'@' if task else ''}{'-'.join(filter(None, (task, recipe, seed)))}"
     journal = Journal.create(context.root() / ".makd" / "journal", name)
     journal.append(
         "start",

@@ -64,7 +64,7 @@ def parameters(verb: str, task: str, recipe: str, params: Params) -> dict[str, s
         blocks["distill"] = distill.model_dump() if distill else None
     elif verb in type(params).model_fields:
         blocks |= params.model_dump(include={verb})
-    return dict(_flat(blocks))
+    return flat(blocks)
 
 
 def tags(verb: str) -> dict[str, str]:
@@ -85,6 +85,11 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def flat(values: dict[str, Any]) -> dict[str, str]:
+    """Nested blocks as MLflow's parameters: dotted names, values as text."""
+    return dict(_flat(values))
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -114,7 +114,10 @@ class Delivery:
         tags = entry["tags"] | ({"mlflow.parentRunId": parent} if parent else {})
         run = self._run(experiment, "makd.journal", self._journal.id, entry, tags)
         self._progress |= {"run": run, "experiment": experiment, "parent": parent}
-        params = [_entity("Param", name, value) for name, value in entry["params"].items()]
+        self._params(run, entry["params"])
+
+    def _params(self, run: str, values: dict[str, str]) -> None:
+        params = [_entity("Param", name, value) for name, value in values.items()]
         for first in range(0, len(params), 100):
             self._client.log_batch(run, params=params[first : first + 100])
 
@@ -161,6 +164,15 @@ class Delivery:
         data = _entity("Dataset", entry["name"], entry["fingerprint"][:36], "local", entry["name"], profile=profile)
         tag = _entity("InputTag", "mlflow.data.context", "train and validation")
         self._client.log_inputs(self._progress["run"], [_entity("DatasetInput", data, [tag])])
+
+    def _child(self, entry: Entry) -> None:
+        tags = {"mlflow.parentRunId": self._progress["run"]}
+        key = f"{self._journal.id}:{entry['name']}"
+        run = self._run(self._progress["experiment"], "makd.child", key, entry, tags)
+        self._params(run, entry["params"])
+        points = [_entity("Metric", name, value, entry["time"], 0) for name, value in entry["metrics"].items()]
+        self._client.log_batch(run, metrics=points)
+        self._client.set_terminated(run, "FINISHED", entry["time"])
 
     def _model(self, entry: Entry) -> None:
         from stages.tracking.registry import register
