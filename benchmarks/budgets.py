@@ -70,7 +70,8 @@ def _measure(params: Params, options: argparse.Namespace, done: set) -> None:
         for recipe in ["makd", *params.baseline.recipes]
         if (task, str(seed), f"{budget:g}", recipe) not in done
     ]
-    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+    fresh = {"mp_context": get_context("spawn"), "max_tasks_per_child": 1}  # a process keeps what its models needed
+    with ProcessPoolExecutor(options.workers, **fresh) as pool:
         for work, jobs in ((_teacher, teachers), (_student, students)):
             for future in as_completed([pool.submit(work, *job) for job in jobs]):
                 if _key(row := future.result()) not in done:
