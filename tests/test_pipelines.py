@@ -171,7 +171,7 @@ def test_the_cron_deployment_schedules_runs_and_a_worker_completes_one(tmp_path:
         done = command("-m", "prefect", *words, cwd=folder, **server)
         assert done.returncode == 0, done.stdout + done.stderr
     wait_for(lambda: "SCHEDULED" in runs_of("compress-nightly", server), 60)
-    words = ["deployment", "run", "compress/compress", "--param", "max_parallel=1"]
+    words = ["deployment", "run", "compress/compress", "--param", "workers=1"]
     assert command("-m", "prefect", *words, cwd=folder, **server).returncode == 0
     worker = ["worker", "start", "--pool", "local", "--run-once", "--limit", "1"]
     done = command("-m", "prefect", *worker, cwd=tmp_path.parent, **server)
