@@ -1,10 +1,12 @@
 """What runs the stages of a flow: threads beside it, or the workers of a Dask cluster."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -26,7 +28,7 @@ def task_runner(kind: Kind, workers: int | None, address: str | None) -> Iterato
         address: of a Dask scheduler, whose workers see this folder under the same path.
 
     Raises:
-        ValueError: an address without Dask, or nobody answers there; fewer than one worker.
+        ValueError: an address without Dask, or without workers there that can run the stages; fewer than one worker.
         RuntimeError: the extra is not installed.
     """
     if workers is not None and workers < 1:
@@ -50,18 +52,49 @@ def half_the_cores() -> int:
 def _dask(workers: int, address: str | None) -> "Iterator[DaskTaskRunner]":
     if find_spec("prefect_dask") is None:
         raise RuntimeError("--runner dask: prefect-dask is not installed; pip install 'makd[dask]'")
+    import dask.config
     from prefect_dask import DaskTaskRunner
 
-    # the stages are processes of their own: a worker's memory says nothing about them
-    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
-    runner = DaskTaskRunner(address=address) if address else DaskTaskRunner(cluster_kwargs=local)
+    if address and not PREFECT_API_URL.value():
+        raise ValueError(
+            "--address: a cluster needs a Prefect server; start one and set PREFECT_API_URL here and there"
+        )
+    logging.getLogger("distributed").setLevel(logging.WARNING)
     with ExitStack() as stack:
         # without a server, the flow has started one of its own; the workers are to find that one
-        client = stack.enter_context(get_client(sync_client=True))
-        stack.enter_context(temporary_settings({PREFECT_API_URL: str(client.api_url)}))
+        server = str(stack.enter_context(get_client(sync_client=True)).api_url)
+        stack.enter_context(temporary_settings({PREFECT_API_URL: server}))
+        environment = {"PREFECT_API_URL": server, "DASK_LOGGING__DISTRIBUTED": "warning"}
+        stack.enter_context(
+            dask.config.set({f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in environment.items()})
+        )
+        runner = DaskTaskRunner(address=address) if address else DaskTaskRunner(cluster_kwargs=_local(workers))
         stack.enter_context(runner)
-        try:
-            _ = runner.client  # connects
-        except OSError as error:
-            raise ValueError(f"--address {address}: no Dask scheduler answers there ({error})") from None
+        _check(runner, f"--address {address}" if address else "--runner dask")
         yield runner
+
+
+def _local(workers: int) -> dict[str, Any]:
+    """Processes on this machine; their memory says nothing about the stages, which are processes of their own."""
+    place = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    return {"n_workers": workers, "threads_per_worker": 1, "memory_limit": 0, **place}
+
+
+def _check(runner: "DaskTaskRunner", asked: str) -> None:
+    try:
+        found = runner.client.run(complaint, os.getcwd())
+    except OSError as error:
+        raise ValueError(f"{asked}: no Dask scheduler answers there ({error})") from None
+    except ImportError as error:
+        raise ValueError(f"{asked}: its workers need this environment ({error})") from None
+    if not found:
+        raise ValueError(f"{asked}: this scheduler has no workers")
+    if bad := [f"worker {name} {what}" for name, what in found.items() if what]:
+        raise ValueError(f"{asked}: {'; '.join(bad)}")
+
+
+def complaint(folder: str) -> str | None:
+    """What keeps the process that calls this from running the stages of a checkout."""
+    if not Path(folder, "dvc.yaml").is_file():
+        return f"does not see {folder}"
+    return None if PREFECT_API_URL.value() else "was started without PREFECT_API_URL"
