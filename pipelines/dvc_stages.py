@@ -126,6 +126,7 @@ def run(
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+    guard = _guard(process)
     lines: list[str] = []
     reader = threading.Thread(target=_read, args=(process.stdout, lines, log), daemon=True)
     reader.start()
@@ -139,6 +140,8 @@ def run(
     finally:
         _stop(process)
         _running.pop(process)
+        guard.kill()
+        guard.communicate()
         reader.join(5)
     if process.returncode:
         output = "\n".join(lines)
@@ -181,6 +184,12 @@ def _read(stream: IO[bytes], lines: list[str], log: Callable[[str], None]) -> No
 
 def _plain(piece: bytes) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", piece.decode("utf8", errors="replace")).strip()
+
+
+def _guard(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+    """Ends the process's group when this process dies, however it dies: its end of the pipe is closed then."""
+    command = ["sh", "-c", f"cat > /dev/null; kill -- -{process.pid}"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

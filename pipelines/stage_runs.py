@@ -4,7 +4,7 @@ import csv
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -127,7 +127,8 @@ def _state(future: PrefectFuture) -> State:
 def _stop(tasks: TaskRunner, pipeline: str) -> None:
     dvc_stages.stop(pipeline)
     if client := getattr(tasks, "client", None):  # Dask's
-        client.run(dvc_stages.stop, pipeline)
+        with suppress(OSError):  # workers of this machine may be gone already, and their stages with them
+            client.run(dvc_stages.stop, pipeline)
 
 
 def _ensure_limit() -> None:

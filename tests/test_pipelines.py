@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -64,6 +65,10 @@ def wait_for(happened, seconds: float) -> None:
     while not happened():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.3)
+
+
+def ended(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def project(folder: Path, stages: str) -> Path:
@@ -188,8 +193,7 @@ def test_a_timeout_stops_the_whole_process_group(tmp_path: Path, server: dict[st
     folder = project(tmp_path, SLEEPING)
     done = command("-m", "pipelines.compress", "--timeout", 8, cwd=folder, **server)
     assert done.returncode == 1 and "ran longer than `timeout` (8 s)" in done.stdout + done.stderr
-    for pid in map(int, (folder / "pids").read_text().split()):
-        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert all(ended(int(pid)) for pid in (folder / "pids").read_text().split())
 
 
 def test_a_failing_rival_stops_no_other_and_the_comparison_takes_what_there_is(
@@ -219,8 +223,12 @@ def test_a_cluster_runs_the_rivals_in_the_flows_folder(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runner", ["threads", "dask"])
-def test_an_interrupted_flow_leaves_no_stage_behind(tmp_path: Path, server: dict[str, str], runner: str) -> None:
+@pytest.mark.parametrize(
+    ("runner", "end"), [("threads", signal.SIGTERM), ("threads", signal.SIGKILL), ("dask", signal.SIGTERM)]
+)
+def test_an_interrupted_flow_leaves_no_stage_behind(
+    tmp_path: Path, server: dict[str, str], runner: str, end: signal.Signals
+) -> None:
     if runner == "dask":
         pytest.importorskip("prefect_dask")
     folder = project(tmp_path, SLEEPING)
@@ -232,10 +240,10 @@ def test_an_interrupted_flow_leaves_no_stage_behind(tmp_path: Path, server: dict
         stderr=subprocess.DEVNULL,
     )
     wait_for(lambda: (folder / "pids").exists() and len((folder / "pids").read_text().split()) == 2, 60)
-    flow.send_signal(signal.SIGTERM)
+    flow.send_signal(end)
     flow.wait(30)
-    for pid in map(int, (folder / "pids").read_text().split()):
-        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    pids = [int(pid) for pid in (folder / "pids").read_text().split()]
+    wait_for(lambda: all(ended(pid) for pid in pids), 10)
 
 
 def test_the_cron_deployment_schedules_runs_and_a_worker_completes_one(tmp_path: Path, server: dict[str, str]) -> None:
@@ -315,6 +323,19 @@ def test_a_runner_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, set
     monkeypatch.setitem(sys.modules, "prefect_dask", None)  # as if it were not installed
     with pytest.raises((ValueError, RuntimeError), match=message), task_runner(*settings):
         pass
+
+
+def test_a_stage_waits_while_another_dvc_process_holds_the_lock(tmp_path: Path) -> None:
+    from zc.lockfile import LockFile
+
+    from pipelines.dvc_stages import run
+
+    folder = project(tmp_path, TWO)
+    held = LockFile(str(folder / ".dvc" / "tmp" / "lock"))
+    threading.Timer(6, held.close).start()  # DVC itself gives up after 3 s
+    settings = {"force": False, "timeout": 60, "pipeline": "test", "threads": None, "log": print}
+    assert run("first@a", folder=str(folder), **settings) is True
+    assert (folder / "a.txt").read_text() == "made"
 
 
 @pytest.mark.parametrize(
