@@ -3,7 +3,8 @@
     python -m pipelines.study [--recipes svd lowrank_kd] [--only-task sst2] [--workers 4]
 
 The rivals are the stages `baseline` of dvc.yaml; what they need (data, teachers) is made first. One that fails stops
-no other: the comparison takes what there is, and the flow ends failed and names it. The main chain is `compress`.
+no other: the comparison takes what there is, and the flow ends failed and names it. MaKD's own student and the
+teacher's score come from the main chain, `python -m pipelines.compress --stages evaluate`.
 
 On more than one machine, where all see the checkout under the same path, with the same environment installed:
 
