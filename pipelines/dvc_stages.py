@@ -26,7 +26,9 @@ PROGRESS_PERIOD = 10.0
 GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL."""
 
-_running: set[subprocess.Popen[bytes]] = set()
+_running: dict[subprocess.Popen[bytes], str] = {}
+_stopped: set[str] = set()
+"""Pipeline runs that were interrupted: none of their stages is to start any more."""
 
 
 class StageFailed(RuntimeError):
@@ -37,12 +39,15 @@ class StageFailed(RuntimeError):
         self.heals = heals
 
 
-def graph(stages: list[str] | None = None, only_task: str | None = None) -> dict[str, list[str]]:
+def graph(
+    stages: list[str] | None = None, only_task: str | None = None, recipes: list[str] | None = None
+) -> dict[str, list[str]]:
     """Stages in an order that works, each with the stages that it needs.
 
     Args:
         stages: names of dvc.yaml (`distill`) or single stages (`distill@sst2`), with all they need.
         only_task: leaves out the stages of other tasks.
+        recipes: leaves out the baselines of other recipes.
 
     Raises:
         ValueError: a name that selects nothing.
@@ -62,55 +67,97 @@ def graph(stages: list[str] | None = None, only_task: str | None = None) -> dict
         wanted = {node for node in wanted if "@" not in node or _of_task(node, only_task)}
         if not any("@" in node for node in wanted):
             raise ValueError(f"--only-task {only_task}: no stage is of this task; see `tasks` in params.yaml")
+    if recipes is not None:
+        wanted -= _other_recipes(wanted, recipes)
     order = networkx.lexicographical_topological_sort(found.subgraph(wanted).reverse())
     return {node: sorted(set(found.successors(node)) & wanted) for node in order}
 
 
-def run(stage: str, *, force: bool, timeout: float, pipeline: str, log: Callable[[str], None]) -> bool:
+def make_folders(stage: str) -> None:
+    """Makes the folders that this stage collects others' outputs from: DVC runs none that lacks a dependency."""
+    from dvc.repo import Repo
+
+    with Repo(".") as repo:
+        outs = [Path(out.fs_path) for each in repo.index.stages for out in each.outs]
+        folders = [Path(dep.fs_path) for each in repo.index.stages if each.addressing == stage for dep in each.deps]
+    for folder in folders:
+        if any(folder in out.parents for out in outs):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def run(
+    stage: str,
+    *,
+    folder: str,
+    force: bool,
+    timeout: float,
+    pipeline: str,
+    threads: str | None,
+    log: Callable[[str], None],
+) -> bool:
     """Runs one stage by `dvc repro --single-item`; False when DVC found it unchanged.
 
+    Where another DVC process holds the repository's lock, it waits: giving up after the stage's work is done would
+    lose that work.
+
     Args:
+        folder: the checkout.
         timeout: seconds until the stage's whole process group is stopped.
         pipeline: name of the pipeline run, under which MLflow groups the stages.
+        threads: for OMP_NUM_THREADS; None: as the environment says.
         log: gets the output line by line.
 
     Raises:
         StageFailed: it failed or ran out of time; the message ends with its last lines.
     """
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", *(["--force"] if force else []), stage]
+    if pipeline in _stopped:
+        raise StageFailed(f"{stage} was not started: {pipeline} is interrupted")
+    dvc = [sys.executable, "-m", "dvc", "--wait-for-lock"]
+    command = [*dvc, "repro", "--single-item", *(["--force"] if force else []), stage]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     process = subprocess.Popen(
         command,
-        env=os.environ | {"PATH": path, "MAKD_PIPELINE": pipeline, "PYTHONUNBUFFERED": "1"},
+        cwd=folder,
+        env=os.environ
+        | {"PATH": path, "MAKD_PIPELINE": pipeline, "PYTHONUNBUFFERED": "1"}
+        | ({"OMP_NUM_THREADS": threads} if threads else {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+    guard = _guard(process)
     lines: list[str] = []
     reader = threading.Thread(target=_read, args=(process.stdout, lines, log), daemon=True)
     reader.start()
-    _running.add(process)
+    _running[process] = pipeline
+    if pipeline in _stopped:  # just now
+        _stop(process)
     try:
         process.wait(timeout)
     except subprocess.TimeoutExpired:
         raise StageFailed(f"{stage} ran longer than `timeout` ({timeout:g} s) allows and was stopped") from None
     finally:
         _stop(process)
-        _running.discard(process)
+        _running.pop(process)
+        guard.kill()
+        guard.communicate()
         reader.join(5)
     if process.returncode:
         output = "\n".join(lines)
         tail = "\n".join(lines[-20:])
-        heals = bool(HEALS.search(output)) or process.returncode == -signal.SIGKILL
+        killed = process.returncode == -signal.SIGKILL
+        heals = (killed or bool(HEALS.search(output))) and pipeline not in _stopped
         raise StageFailed(f"{stage} failed (exit code {process.returncode}):\n{tail}", heals=heals)
     return not any(UNCHANGED.search(line) for line in lines)
 
 
-def stop_all() -> None:
-    """Stops every stage at work; for a flow that is interrupted."""
-    for process in list(_running):
-        _stop(process)
+def stop(pipeline: str) -> None:
+    """Stops every stage of a pipeline run in this process, and starts no other; for a flow that is interrupted."""
+    _stopped.add(pipeline)
+    for process, name in list(_running.items()):
+        if name == pipeline:
+            _stop(process)
 
 
 def lines_of(stream: IO[bytes], clock: Callable[[], float] = time.monotonic) -> Iterator[str]:
@@ -139,6 +186,12 @@ def _plain(piece: bytes) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", piece.decode("utf8", errors="replace")).strip()
 
 
+def _guard(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+    """Ends the process's group when this process dies, however it dies: its end of the pipe is closed then."""
+    command = ["sh", "-c", f"cat > /dev/null; kill -- -{process.pid}"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Ends what is left of the process's group: SIGTERM, and SIGKILL after the grace."""
     if not _signal(process, signal.SIGTERM):
@@ -159,6 +212,18 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> bool:
     except (ProcessLookupError, PermissionError):
         return False
     return True
+
+
+def _other_recipes(nodes: set[str], recipes: list[str]) -> set[str]:
+    """Baselines that are of none of the recipes: `baseline@<task>-<recipe>`, or with `-<seed>` behind."""
+    baselines = {node for node in nodes if node.split("@")[0] == "baseline"}
+    kept = set()
+    for recipe in recipes:
+        found = {node for node in baselines if re.fullmatch(rf".+-{re.escape(recipe)}(-\d+)?", node)}
+        if not found:
+            raise ValueError(f"--recipes {recipe}: the stages are {', '.join(sorted(baselines))}")
+        kept |= found
+    return baselines - kept
 
 
 def _of_task(node: str, task: str) -> bool:

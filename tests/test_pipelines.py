@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -66,6 +67,10 @@ def wait_for(happened, seconds: float) -> None:
         time.sleep(0.3)
 
 
+def ended(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
 def project(folder: Path, stages: str) -> Path:
     """A git and DVC project with these stages."""
     subprocess.run(["git", "init", "-q", folder], check=True)
@@ -116,6 +121,53 @@ stages:
       open('pids', 'w').write(f'{os.getpid()} {child.pid}'); time.sleep(600)"
 """
 
+RIVALS = """
+stages:
+  finetune:
+    matrix: {task: [a, b]}
+    cmd: python -c "open('${item.task}.txt', 'w').write('teacher')"
+    outs: ["${item.task}.txt"]
+  baseline:
+    matrix: {task: [a, b], recipe: [one, two]}
+    cmd: python rival.py ${item.task} ${item.recipe}
+    deps: ["${item.task}.txt"]
+    outs: ["outputs/baseline/${item.task}/${item.recipe}.txt"]
+  evaluate:
+    cmd: python -c "print('must not be seen')"
+    outs: [outputs/evaluate/score.txt]
+  compare:
+    cmd: python -c "from pathlib import Path;
+      Path('all.txt').write_text(' '.join(sorted(p.parent.name + p.stem for p in Path('outputs').rglob('*.txt'))))"
+    deps: [outputs/baseline, outputs/evaluate]
+    outs: [all.txt]
+"""
+
+RIVAL = """
+import os, sys, time
+from pathlib import Path
+import psutil
+
+task, recipe = sys.argv[1:]
+above = psutil.Process().parents()
+dvc = next(i for i, process in enumerate(above) if '--single-item' in process.cmdline())
+Path('started').mkdir(exist_ok=True)
+Path('started', task + recipe).write_text(str(above[dvc + 1].pid))
+deadline = time.monotonic() + 60
+while len(os.listdir('started')) < int(os.environ['SIDE_BY_SIDE']):
+    assert time.monotonic() < deadline, 'the others were not started beside this one'
+    time.sleep(0.1)
+assert task + recipe != 'btwo', 'weights went to infinity'
+out = Path('outputs', 'baseline', task, recipe + '.txt')
+out.parent.mkdir(parents=True, exist_ok=True)
+out.write_text('made')
+"""
+
+
+def rivals(folder: Path) -> Path:
+    """Two tasks, two recipes, of which one fails on one task."""
+    (project(folder, RIVALS) / "rival.py").write_text(RIVAL)
+    return folder
+
 
 def test_runs_the_graph_then_skips_what_is_unchanged(tmp_path: Path, server: dict[str, str]) -> None:
     folder = project(tmp_path, TWO)
@@ -141,25 +193,57 @@ def test_a_timeout_stops_the_whole_process_group(tmp_path: Path, server: dict[st
     folder = project(tmp_path, SLEEPING)
     done = command("-m", "pipelines.compress", "--timeout", 8, cwd=folder, **server)
     assert done.returncode == 1 and "ran longer than `timeout` (8 s)" in done.stdout + done.stderr
-    for pid in map(int, (folder / "pids").read_text().split()):
-        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert all(ended(int(pid)) for pid in (folder / "pids").read_text().split())
+
+
+def test_a_failing_rival_stops_no_other_and_the_comparison_takes_what_there_is(
+    tmp_path: Path, server: dict[str, str]
+) -> None:
+    folder = rivals(tmp_path)
+    first = command("-m", "pipelines.study", "--workers", 4, cwd=folder, SIDE_BY_SIDE="4", **server)
+    output = first.stdout + first.stderr
+    assert first.returncode == 1 and "weights went to infinity" in output and "Retry" not in output, output
+    assert first.stderr.splitlines()[-1] == "study: baseline@b-two: Failed"
+    assert (folder / "all.txt").read_text() == "aone atwo bone" and "must not be seen" not in output
+
+
+def test_a_cluster_runs_the_rivals_in_the_flows_folder(
+    tmp_path: Path, server: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    folder = rivals(tmp_path)
+    for name, value in (server | {"SIDE_BY_SIDE": "2"}).items():
+        monkeypatch.setenv(name, value)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+        words = ["--recipes", "one", "--runner", "dask", "--address", cluster.scheduler_address]
+        workers = {worker.pid for worker in cluster.workers.values()}
+        done = command("-m", "pipelines.study", *words, cwd=folder)
+    assert done.returncode == 0 and (folder / "all.txt").read_text() == "aone bone", done.stdout + done.stderr
+    assert {int(path.read_text()) for path in (folder / "started").iterdir()} == workers
 
 
 @pytest.mark.slow
-def test_an_interrupted_flow_leaves_no_stage_behind(tmp_path: Path, server: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("runner", "end"), [("threads", signal.SIGTERM), ("threads", signal.SIGKILL), ("dask", signal.SIGTERM)]
+)
+def test_an_interrupted_flow_leaves_no_stage_behind(
+    tmp_path: Path, server: dict[str, str], runner: str, end: signal.Signals
+) -> None:
+    if runner == "dask":
+        pytest.importorskip("prefect_dask")
     folder = project(tmp_path, SLEEPING)
     flow = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.compress"],
+        [sys.executable, "-m", "pipelines.compress", "--runner", runner],
         cwd=folder,
         env=os.environ | server,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     wait_for(lambda: (folder / "pids").exists() and len((folder / "pids").read_text().split()) == 2, 60)
-    flow.send_signal(signal.SIGTERM)
+    flow.send_signal(end)
     flow.wait(30)
-    for pid in map(int, (folder / "pids").read_text().split()):
-        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    pids = [int(pid) for pid in (folder / "pids").read_text().split()]
+    wait_for(lambda: all(ended(pid) for pid in pids), 10)
 
 
 def test_the_cron_deployment_schedules_runs_and_a_worker_completes_one(tmp_path: Path, server: dict[str, str]) -> None:
@@ -171,7 +255,7 @@ def test_the_cron_deployment_schedules_runs_and_a_worker_completes_one(tmp_path:
         done = command("-m", "prefect", *words, cwd=folder, **server)
         assert done.returncode == 0, done.stdout + done.stderr
     wait_for(lambda: "SCHEDULED" in runs_of("compress-nightly", server), 60)
-    words = ["deployment", "run", "compress/compress", "--param", "max_parallel=1"]
+    words = ["deployment", "run", "compress/compress", "--param", "workers=1"]
     assert command("-m", "prefect", *words, cwd=folder, **server).returncode == 0
     worker = ["worker", "start", "--pool", "local", "--run-once", "--limit", "1"]
     done = command("-m", "prefect", *worker, cwd=tmp_path.parent, **server)
@@ -218,8 +302,40 @@ def test_the_graph_is_dvcs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(graph(["factorize"], task)) == [f"prepare@{task}", f"finetune@{task}", f"factorize@{task}"]
     with pytest.raises(ValueError, match="--stages destill"):
         graph(["destill"])
+    assert list(graph(["baseline"], task, ["svd"])) == [f"prepare@{task}", f"finetune@{task}", f"baseline@{task}-svd"]
     with pytest.raises(ValueError, match="--only-task nope"):
         graph(None, "nope")
+    with pytest.raises(ValueError, match="--recipes sdv: the stages are baseline@"):
+        graph(["baseline"], None, ["sdv"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("threads", 0, None), "--workers 0: must be 1 or more"),
+        (("threads", 1, "tcp://host:8786"), "only `--runner dask` has one, not threads"),
+        (("dask", 1, None), "makd\\[dask\\]"),
+    ],
+)
+def test_a_runner_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, settings: tuple, message: str) -> None:
+    from pipelines.runners import task_runner
+
+    monkeypatch.setitem(sys.modules, "prefect_dask", None)  # as if it were not installed
+    with pytest.raises((ValueError, RuntimeError), match=message), task_runner(*settings):
+        pass
+
+
+def test_a_stage_waits_while_another_dvc_process_holds_the_lock(tmp_path: Path) -> None:
+    from zc.lockfile import LockFile
+
+    from pipelines.dvc_stages import run
+
+    folder = project(tmp_path, TWO)
+    held = LockFile(str(folder / ".dvc" / "tmp" / "lock"))
+    threading.Timer(6, held.close).start()  # DVC itself gives up after 3 s
+    settings = {"force": False, "timeout": 60, "pipeline": "test", "threads": None, "log": print}
+    assert run("first@a", folder=str(folder), **settings) is True
+    assert (folder / "a.txt").read_text() == "made"
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,12 @@ def find_pipeline(name: str) -> tuple[str, str, str]:
     Raises:
         LookupError: MLflow has no such run (yet).
     """
+    uri = address(context.root())
+    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise LookupError(f"{uri} does not exist")  # asking would create it
     import mlflow
 
-    client = mlflow.MlflowClient(address(context.root()))
+    client = mlflow.MlflowClient(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     if found := client.search_runs(experiments, f"tags.`makd.pipeline` = '{name}'", max_results=1):
         return client.tracking_uri, found[0].info.experiment_id, found[0].info.run_id

@@ -1,0 +1,82 @@
+"""Flow `study`: the rivals of every task side by side, then the comparison.
+
+    python -m pipelines.study [--recipes svd lowrank_kd] [--only-task sst2] [--workers 4]
+
+The rivals are the stages `baseline` of dvc.yaml; what they need (data, teachers) is made first. One that fails stops
+no other: the comparison takes what there is, and the flow ends failed and names it. MaKD's own student and the
+teacher's score come from the main chain, `python -m pipelines.compress --stages evaluate`.
+
+On more than one machine, where all see the checkout under the same path, with the same environment installed:
+
+    pip install 'makd[dask]'
+    dvc config core.hardlink_lock true     # on NFS
+    export PREFECT_API_URL=http://host:4200/api MLFLOW_TRACKING_URI=http://host:5000
+    dask scheduler                         # on one; dask worker tcp://host:8786 --nthreads 1 on each
+    python -m pipelines.study --runner dask --address tcp://host:8786
+
+Each worker runs `dvc repro --single-item` in the checkout, in its own environment (variables such as
+OMP_NUM_THREADS, CUDA_VISIBLE_DEVICES and MLFLOW_TRACKING_URI are the worker's). `--runner dask` without an address
+starts the workers on this machine. Deployed, it is `prefect deployment run study/study --param runner=dask`; see
+`python -m pipelines.compress --help` for the server and for GPUs.
+"""
+
+import argparse
+import signal
+import sys
+
+from prefect import flow
+
+from pipelines import dvc_stages
+from pipelines.runners import Kind
+from pipelines.stage_runs import bring_up_to_date, raise_for, report
+
+
+@flow
+def study(
+    recipes: list[str] | None = None,
+    only_task: str | None = None,
+    workers: int | None = None,
+    runner: Kind = "threads",
+    address: str | None = None,
+    timeout: float = 6 * 3600,
+) -> None:
+    """Makes and compares the rivals.
+
+    Args:
+        recipes: of `baseline.recipes` in params.yaml, only these.
+        only_task: leave the rivals of other tasks out.
+        workers: stages at work at the same time; none: half the cores, or all of a cluster's workers.
+        runner: `threads` of this process, or `dask`.
+        address: of a Dask scheduler; none: workers on this machine.
+        timeout: seconds after which a stage is stopped, with all its processes.
+    """
+    needs = dvc_stages.graph(["baseline"], only_task, recipes)
+    states = bring_up_to_date(needs, workers=workers, runner=runner, address=address, timeout=timeout)
+    dvc_stages.make_folders("compare")
+    states |= bring_up_to_date({"compare": []}, workers=1, timeout=timeout)
+    report()
+    raise_for(states)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--recipes", nargs="+", help="of `baseline.recipes` in params.yaml, only these")
+    parser.add_argument("--only-task", help="leave the rivals of other tasks out")
+    parser.add_argument("--workers", type=int, help="stages at work at the same time (half the cores)")
+    parser.add_argument("--runner", choices=["threads", "dask"], default="threads", help="where stages run")
+    parser.add_argument("--address", help="of a Dask scheduler; without it, workers on this machine")
+    parser.add_argument("--timeout", type=float, default=6 * 3600, help="seconds that a stage may take")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        study(**vars(arguments))
+    except (RuntimeError, ValueError) as error:
+        sys.exit(f"study: {error}")
+
+
+if __name__ == "__main__":
+    main()
