@@ -4,7 +4,8 @@
 
 The rivals are the stages `baseline` of dvc.yaml; what they need (data, teachers) is made first. One that fails stops
 no other: the comparison takes what there is, and the flow ends failed and names it. MaKD's own student and the
-teacher's score come from the main chain, `python -m pipelines.compress --stages evaluate`.
+teacher's score come from the main chain, `python -m pipelines.compress --stages evaluate`; the rivals' latencies from
+`--stages race`, which needs the main chain's exported teacher.
 
 On more than one machine, where all see the checkout under the same path, with the same environment installed:
 
