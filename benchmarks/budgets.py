@@ -1,7 +1,6 @@
 """Score against size on real tasks: every recipe at every budget, with seeds; the table of docs/results.md.
 
-    python -m benchmarks.budgets --params benchmarks/glue.yaml --source ~/glue \\
-        --budgets 0.5 0.25 0.1 --seeds 1 2 3 --rows docs/results.csv
+    python -m benchmarks.budgets --source ~/glue --budgets 0.5 0.25 0.1 --seeds 1 2 3 --rows docs/results.csv
 
 Each seed has a teacher of its own. The main chain's blocks run as the recipe `makd` beside those that
 `baseline.recipes` names. A row is appended to the CSV as soon as it is measured; a run that was stopped goes on after
@@ -28,7 +27,7 @@ COLUMNS = ["task", "seed", "budget", "recipe", "score", "low", "high", "retentio
 
 def main() -> None:
     options = _options()
-    params = load(options.params)
+    params = load(*options.params)
     params = params.model_copy(
         update={
             "data": Data(source=options.source, custom=params.data.custom),
@@ -46,7 +45,9 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings, as in params.yaml")
+    files = [Path("params.yaml"), Path("benchmarks/glue.yaml")]
+    parser.add_argument("--params", type=Path, nargs="+", default=files, help="settings; later files over earlier ones")
+    parser.add_argument("--recipes", nargs="+", help="in place of `makd` and those of baseline.recipes")
     parser.add_argument("--source", default="bundled", help="data.source: bundled, hub or a folder")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.25, 0.1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
@@ -67,7 +68,7 @@ def _measure(params: Params, options: argparse.Namespace, done: set) -> None:
         (params, task, seed, options, budget, recipe)
         for _, task, seed, _ in teachers
         for budget in options.budgets
-        for recipe in ["makd", *params.baseline.recipes]
+        for recipe in options.recipes or ["makd", *params.baseline.recipes]
         if (task, str(seed), f"{budget:g}", recipe) not in done
     ]
     fresh = {"mp_context": get_context("spawn"), "max_tasks_per_child": 1}  # a process keeps what its models needed

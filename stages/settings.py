@@ -380,12 +380,22 @@ class Params(Block):
         return [self.recipes[n] for n in names]
 
 
-def load(path: Path | str = "params.yaml") -> Params:
-    """Reads and checks all of a params file.
+def load(path: Path | str = "params.yaml", *changes: Path | str) -> Params:
+    """Reads and checks all of a params file, with what others change in it, key by key, later ones over earlier ones.
 
     Raises:
-        BadInput: the file is missing, is no YAML, or has a key, value or combination that cannot work.
+        BadInput: a file is missing, is no YAML, or has a key, value or combination that cannot work.
     """
+    values: dict[str, Any] = {}
+    for each in (path, *changes):
+        values = _merge(values, _read(each))
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise BadInput(f"{path}: {_sentences(error)}") from None
+
+
+def _read(path: Path | str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf8")) or {}
     except FileNotFoundError:
@@ -394,10 +404,7 @@ def load(path: Path | str = "params.yaml") -> Params:
         raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise BadInput(f"{path} must hold blocks like `factorize:`, not {values!r:.50}")
-    try:
-        return Params.model_validate(values)
-    except ValidationError as error:
-        raise BadInput(f"{path}: {_sentences(error)}") from None
+    return values
 
 
 def describe(block: type[BaseModel], indent: str = "  ") -> str:

@@ -28,9 +28,10 @@ def rows() -> list[dict]:
 
 
 def test_the_settings_of_the_published_table_load():
-    params = load(ROOT / "benchmarks/glue.yaml")
+    params = load(ROOT / "params.yaml", ROOT / "benchmarks/glue.yaml")
     assert params.tasks == ["sst2", "cola", "mrpc"]
     assert list(params.recipe("lowrank_kd")[1].objectives.active()) == ["kl"]
+    assert params.finetune.epochs == 4 and params.finetune.learning_rate == 1e-4
 
 
 def test_table_tells_mean_spread_and_retention(tmp_path):
