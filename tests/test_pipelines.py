@@ -302,7 +302,8 @@ def test_the_graph_is_dvcs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(graph(["factorize"], task)) == [f"prepare@{task}", f"finetune@{task}", f"factorize@{task}"]
     with pytest.raises(ValueError, match="--stages destill"):
         graph(["destill"])
-    assert list(graph(["baseline"], task, ["svd"])) == [f"prepare@{task}", f"finetune@{task}", f"baseline@{task}-svd"]
+    rival = [f"prepare@{task}", f"finetune@{task}", "recipes", f"baseline@{task}-svd-42"]
+    assert list(graph(["baseline"], task, ["svd"])) == rival
     with pytest.raises(ValueError, match="--only-task nope"):
         graph(None, "nope")
     with pytest.raises(ValueError, match="--recipes sdv: the stages are baseline@"):

@@ -212,6 +212,28 @@ def test_recipes_are_written_out_and_read_back(tmp_path: Path) -> None:
         assert read_recipe(tmp_path / f"settings/{name}.yaml") == params.recipe(name)
 
 
+def test_a_change_reaches_the_recipes_that_it_concerns_and_no_others(tmp_path: Path) -> None:
+    """DVC runs a baseline again when its file here changes."""
+    from stages.recipes import recipes
+
+    def written(text: str) -> dict[str, str]:
+        (tmp_path / "params.yaml").write_text(text)
+        place = tmp_path / str(len(list(tmp_path.iterdir())))
+        place.mkdir()
+        recipes(load(tmp_path / "params.yaml"), output=place)
+        return {file.stem: file.read_text() for file in (place / "settings").iterdir()}
+
+    def changed(old: str, new: str) -> set[str]:
+        before, after = written(FAMILY), written(FAMILY.replace(old, new))
+        return {name for name in after if after[name] != before.get(name)}
+
+    assert changed("learning_rate: 0.1", "learning_rate: 0.2") == {"parent", "child", "other_terms"}
+    assert changed("extends: untrained, distill: {epochs: 2}", "extends: untrained, distill: {epochs: 3}") == {
+        "trained_again"
+    }
+    assert changed("{budget: 0.25}", "{budget: 0.3}") == {"parent"}, "the others have a budget of their own"
+
+
 def test_a_recipe_follows_the_main_chain(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(
         yaml.safe_dump(SHIPPED | {"factorize": {"budget": 0.25}, "distill": {"epochs": 7}})
