@@ -106,15 +106,18 @@ def warm_up(
 def _masked_batches(
     tokenizer: "PreTrainedTokenizerBase", tokens: list[list[int]], settings: Warmup, seed: int
 ) -> Iterator[dict[str, "Tensor"]]:
-    """`steps` batches of random texts in which 15 % of the tokens are to be guessed (labels -100 elsewhere)."""
+    """`steps` batches of random texts, similar in length, with 15 % of the tokens to be guessed (labels -100 else)."""
     import numpy as np
     from tqdm import tqdm
     from transformers import DataCollatorForLanguageModeling
 
     collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, seed=seed)
     draw = np.random.default_rng(seed)
+    batches: list[list[int]] = []
     for _ in tqdm(range(settings.steps), desc="masked-LM warm-up", unit="step"):
-        rows = draw.integers(len(tokens), size=settings.batch_size)
-        batch = collate([{"input_ids": tokens[row]} for row in rows])
+        if not batches:
+            drawn = sorted(draw.integers(len(tokens), size=(8 * settings.batch_size)), key=lambda row: len(tokens[row]))
+            batches = draw.permutation(np.reshape(drawn, (8, -1))).tolist()
+        batch = collate([{"input_ids": tokens[row]} for row in batches.pop()])
         if (batch["labels"] >= 0).any():  # very short texts may have nothing masked
             yield dict(batch)

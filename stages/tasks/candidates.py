@@ -1,7 +1,7 @@
 """What could stand in a word's place: a masked language model's guesses, or the neighbors of its embedding.
 
-A word is a run of letters, apostrophes inside it included, whatever pieces the tokenizer makes of it; numbers, signs and
-endings behind an apostrophe are left alone. Words past the model's longest input have neighbors only.
+A word is a run of letters, apostrophes inside it included, whatever pieces the tokenizer makes of it; numbers, signs
+and endings behind an apostrophe are left alone. Words past the model's longest input have neighbors only.
 """
 
 import re
