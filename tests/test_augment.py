@@ -102,9 +102,9 @@ def test_the_body_is_trained_only_where_asked_for(trains: str, tiny_model: Path)
 
 
 def test_a_trained_model_puts_an_adjective_where_one_was(masked_lm: Path) -> None:
-    [found], _ = vary(masked_lm, ["the film is great"], candidates=3)
+    [found], _ = vary(masked_lm, ["the film is great"], candidates=2)
     word, choices = found[-1]
-    assert word.text == "great" and len(choices) == 3
+    assert word.text == "great" and len(choices) == 2
     assert set(choices) <= {"lovely", "brilliant", "warm", "dull", "awful", "clumsy", "cold"}
 
 
