@@ -26,13 +26,15 @@ def distill(
     """Writes `model/`, `history.csv`, `terms.png` and `metrics.json`; returns the metrics (points, seconds).
 
     Raises:
-        BadInput: an objective cannot compare these models, such as one that names a layer they do not have.
+        BadInput: an objective cannot compare these models, such as one that names a layer they do not have; augmented
+            text is wanted that is not there.
     """
     from transformers import AutoTokenizer, set_seed
 
     from stages.distillation.trainer import DistillationTrainer
     from stages.models.base import load
     from stages.tasks.splits import read_split, read_task
+    from stages.tasks.unlabeled import training_split
     from stages.training import fingerprint, train
 
     task, tokenizer = read_task(data), AutoTokenizer.from_pretrained(data / "tokenizer")
@@ -43,7 +45,7 @@ def distill(
         model,
         settings,
         task=task,
-        train=read_split(data, "train"),
+        train=training_split(data, settings.augmented, teacher, tokenizer, 2 * settings.batch_size),
         validation=read_split(data, "validation"),
         tokenizer=tokenizer,
         state=state,

@@ -7,6 +7,7 @@ freezes the result: the stages after this one read nothing else. The same settin
 
     in   data.source: bundled (the task `sentiment`), hub (nyu-mll/glue), or a folder
     out  outputs/prepare/<task>/data/   train/, validation/ (datasets), task.json, tokenizer/
+                                        augmented/ (prepare.augment): new sentences made of train's, no labels
          outputs/prepare/<task>/        metrics.json (counts, lengths, fingerprint), lengths.png
 
 A task of your own is a folder of CSV, TSV, JSONL or Parquet files with named columns, say
@@ -37,9 +38,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.command import command
-from stages.models.base import load_tokenizer, locate
+from stages.models.base import load_tokenizer, longest
 from stages.settings import BadInput, Base, Data, Prepare
 from stages.tasks import Task, sources
+from stages.tasks.augment import Source, augment, load_source, unseen
 from stages.tasks.splits import fingerprint
 from stages.tracking import Run
 
@@ -60,14 +62,19 @@ def prepare(
     """
     tokenizer = load_tokenizer(base)
     _check_length(base, tokenizer, settings.max_length)
+    source = load_source(base, settings.augment, settings.max_length, seed) if settings.augment else None
     splits = sources.load(data, name, task, settings.validation_share, seed)
     splits["train"] = _draw(splits["train"], settings.train_examples, seed)
     content = fingerprint(splits)
     splits = {split: _tokenize(rows, tokenizer, settings, f"{content}{split}") for split, rows in splits.items()}
+    report = {}
+    if source:
+        splits["augmented"], report = _augmented(splits, source, tokenizer, settings, seed)
     _save(splits, task, tokenizer, output / "data")
 
     metrics: dict[str, Any] = {"fingerprint": content}
     metrics |= {split: _statistics(rows, task, tokenizer, settings) for split, rows in splits.items()}
+    metrics.get("augmented", {}).update(report)
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf8")
     _plot(splits, name, settings.max_length, output / "lengths.png")
     run.dataset(name, content, sum(map(len, splits.values())))
@@ -76,15 +83,8 @@ def prepare(
 
 
 def _check_length(base: Base, tokenizer: "PreTrainedTokenizerBase", wanted: int) -> None:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(locate(base), revision=base.revision)
-    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    if "roberta" in config.model_type:  # its positions start behind the padding id
-        positions -= config.pad_token_id + 1
-    longest = min(positions, tokenizer.model_max_length)
-    if wanted > longest:
-        raise BadInput(f"prepare.max_length {wanted} is more than {base.model} can read; set it to {longest} or less")
+    if wanted > (most := longest(base, tokenizer)):
+        raise BadInput(f"prepare.max_length {wanted} is more than {base.model} can read; set it to {most} or less")
 
 
 def _draw(rows: "Dataset", wanted: int | None, seed: int) -> "Dataset":
@@ -108,6 +108,19 @@ def _tokenize(rows: "Dataset", tokenizer: "PreTrainedTokenizerBase", settings: P
         new_fingerprint=identity,  # the content's own name: the library's changes from run to run
         desc="tokenizing",
     )
+
+
+def _augmented(
+    splits: Splits, source: Source, tokenizer: "PreTrainedTokenizerBase", settings: Prepare, seed: int
+) -> tuple["Dataset", dict[str, Any]]:
+    """New sentences that read as none of the splits' do, and what is to be said of them."""
+    rows, report = augment(splits["train"], source, settings.augment, seed)
+    content = fingerprint({"augmented": rows})
+    rows = _tokenize(rows, tokenizer, settings, f"{content}copies")
+    kept = unseen(rows, splits.values())
+    if not kept:
+        raise BadInput("prepare.augment made no new sentence; raise prepare.augment.copies or probability")
+    return rows.select(kept, new_fingerprint=f"{content}augmented"), {"dropped": len(rows) - len(kept), **report}
 
 
 def _save(splits: Splits, task: Task, tokenizer: "PreTrainedTokenizerBase", place: Path) -> None:
@@ -140,7 +153,9 @@ def _statistics(rows: "Dataset", task: Task, tokenizer: "PreTrainedTokenizerBase
 
 
 def _labels(rows: "Dataset", task: Task) -> dict[str, Any]:
-    """Examples per class; of values, the range."""
+    """Examples per class; of values, the range; nothing where only the teacher will say."""
+    if "labels" not in rows.column_names:
+        return {}
     labels = rows["labels"][:]
     if task.kind == "regression":
         return {"value_min": min(labels), "value_max": max(labels)}

@@ -19,8 +19,8 @@ MINILM = {
 }
 
 
-def locate(base: Base) -> str:
-    """Folder or hub id that `from_pretrained` takes.
+def locate(base: Base, *, setting: str = "base.model") -> str:
+    """Folder or hub id that `from_pretrained` takes; `setting` is what an error says to change.
 
     Raises:
         BadInput: the embedded model is not installed or not the pinned one, or a named folder is no model.
@@ -30,20 +30,29 @@ def locate(base: Base) -> str:
     folder = Path(base.model).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise BadInput(
-                f"base.model {folder} has no config.json; a model folder has config.json, weights, tokenizer"
-            )
+            raise BadInput(f"{setting} {folder} has no config.json; a model folder has config.json, weights, tokenizer")
         return str(folder)
     if base.model.startswith((".", "/", "~")):
-        raise BadInput(f"base.model {base.model} is not a folder; give a folder, a hub id, or `minilm`")
+        raise BadInput(f"{setting} {base.model} is not a folder; give a folder, a hub id, or `minilm`")
     return base.model
 
 
-def load_tokenizer(base: Base) -> "PreTrainedTokenizerBase":
+def load_tokenizer(base: Base, *, setting: str = "base.model") -> "PreTrainedTokenizerBase":
     """The base model's fast tokenizer."""
     from transformers import AutoTokenizer
 
-    return _from_hub(AutoTokenizer.from_pretrained, base)
+    return from_hub(AutoTokenizer.from_pretrained, base, setting=setting)
+
+
+def longest(base: Base, tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Most tokens that the base model reads."""
+    from transformers import AutoConfig
+
+    config = from_hub(AutoConfig.from_pretrained, base)
+    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    if "roberta" in config.model_type:  # its positions start behind the padding id
+        positions -= config.pad_token_id + 1
+    return min(positions, tokenizer.model_max_length)
 
 
 def load_classifier(base: Base, task: Task) -> "PreTrainedModel":
@@ -51,7 +60,7 @@ def load_classifier(base: Base, task: Task) -> "PreTrainedModel":
     from transformers import AutoModelForSequenceClassification
 
     names = dict(enumerate(task.labels)) or {0: "value"}
-    return _from_hub(
+    return from_hub(
         AutoModelForSequenceClassification.from_pretrained,
         base,
         num_labels=task.outputs,
@@ -77,13 +86,18 @@ def load(folder: Path, **options: Any) -> "PreTrainedModel":
     return model.eval()
 
 
-def _from_hub(load: Any, base: Base, **options: Any) -> Any:
-    place = locate(base)
+def from_hub(load: Any, base: Base, *, setting: str = "base.model", **options: Any) -> Any:
+    """What `load` (a `from_pretrained`) makes of the base model; `setting` is what an error says to change.
+
+    Raises:
+        BadInput: the model is neither on the hub nor a folder that can be loaded.
+    """
+    place = locate(base, setting=setting)
     try:
         return load(place, revision=base.revision, **options)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
-        raise BadInput(f"base.model {base.model} cannot be loaded; give a hub id or a folder ({reason})") from error
+        raise BadInput(f"{setting} {base.model} cannot be loaded; give a hub id or a folder ({reason})") from error
 
 
 def _minilm() -> Path:

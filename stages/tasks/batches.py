@@ -30,7 +30,7 @@ def batches(
 def predict(
     model: "PreTrainedModel", split: "Dataset", tokenizer: "PreTrainedTokenizerBase", size: int, title: str
 ) -> tuple["np.ndarray", "np.ndarray"]:
-    """Logits (rows, outputs) and labels (rows,) of a split, in its order."""
+    """Logits (rows, outputs) and labels (rows,) of a split, in its order; no labels (0,) where it has none."""
     import numpy as np
     import torch
 
@@ -38,7 +38,7 @@ def predict(
     model.eval()
     with torch.inference_mode():
         for rows, batch in batches(split, tokenizer, size, title):
-            batch.pop("labels")
+            batch.pop("labels", None)
             out = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
             logits[rows] = out.logits.float().cpu().numpy()
-    return logits, np.asarray(split["labels"])
+    return logits, np.asarray(split["labels"] if "labels" in split.column_names else [])

@@ -18,7 +18,7 @@ SPLITS = ("train", "validation")
 def read_split(data: Path, split: str) -> "Dataset":
     """One split, in memory (a later `map` then leaves no cache files in the folder that DVC watches).
 
-    Columns: text, text_pair (pairs only), labels (int64 class ids, or float32 values), input_ids,
+    Columns: text, text_pair (pairs only), labels (int64 class ids, or float32 values; `augmented` has none), input_ids,
     attention_mask, token_type_ids (where the tokenizer has them), length (tokens).
 
     Raises:
