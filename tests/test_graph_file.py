@@ -13,7 +13,7 @@ from stages.settings import Params
 ROOT = Path(__file__).resolve().parent.parent
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 OWN = ("stages", "serving", "pipelines", "benchmarks")
-HOUSE = ("stages/settings.py", "stages/command.py", "stages/tracking")
+HOUSE = ("stages/settings", "stages/command.py", "stages/tracking")
 """Not dependencies: their values are tracked as params, or they only start, check and remember."""
 UNUSED = {"prepare": "stages/lowrank/modeling.py", "finetune": "stages/lowrank/modeling.py"}
 """Imported by the loader of saved models, which they never call: a new student costs no new teacher."""
@@ -109,7 +109,8 @@ def test_deps_exist_or_are_made(stage: str) -> None:
     made = [path for other in GRAPH for path in outputs(other)]
     for dep in GRAPH[stage]["deps"]:
         dep = dep.replace("${baseline.seeds[0]}", "${item.seed}")  # the first of those that are made
-        assert (ROOT / dep).exists() or any(path == dep or path.startswith(f"{dep}/") for path in made), dep
+        found = any(f"{path}/".startswith(f"{dep}/") or f"{dep}/".startswith(f"{path}/") for path in made)
+        assert (ROOT / dep).exists() or found, dep
 
 
 def files(*places: str) -> list[Path]:

