@@ -136,14 +136,18 @@ def test_accumulation_gives_the_same_steps(place, tmp_path):
     assert drift(tmp_path / "whole", tmp_path / "other") > 1e-2
 
 
-def test_two_processes_are_one_with_twice_the_batch(place, tmp_path):
-    train_only(place, tmp_path / "one", batch_size=16, epochs=1)
+@pytest.mark.parametrize("hierarchy", ["layers", "stages"])
+def test_two_processes_are_one_with_twice_the_batch(hierarchy, place, tmp_path):
+    """Also where not every part of the student is trained in every step."""
+    schedule = {"hierarchy": hierarchy, "stage_shares": [0.5, 0.0, 0.5], "epochs": 1}
+    train_only(place, tmp_path / "one", batch_size=16, **schedule)
     (tmp_path / "two").mkdir()
     program = tmp_path / "program.py"
     program.write_text(
         "import sys; sys.path[:0] = [{tests!r}, {root!r}]\n"
         "from pathlib import Path; from test_training import train_only\n"
-        "train_only(Path({place!r}), Path({output!r}), batch_size=8, epochs=1)\n".format(
+        "train_only(Path({place!r}), Path({output!r}), batch_size=8, **{schedule!r})\n".format(
+            schedule=schedule,
             tests=str(Path(__file__).parent),
             root=str(Path(__file__).parent.parent),
             place=str(place),

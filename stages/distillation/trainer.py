@@ -73,14 +73,18 @@ class DistillationTrainer(OrderedTrainer):
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
         progress = self.state.global_step / max(1, self.state.max_steps)
-        terms = self._terms(model, dict(inputs), progress)
+        terms, idle = self._terms(model, dict(inputs), progress)
         weighted = {name: at(self.objectives[name].weight, progress) * value for name, value in terms.items()}
         self._add({f"loss/{name}": v for name, v in terms.items()} | {f"share/{n}": v for n, v in weighted.items()})
         if self.settings.gradient_norms and (self.state.global_step + 1) % self.args.logging_steps == 0:
             self._gradient_norms(model, weighted)
-        return sum(weighted.values())
+        return sum(weighted.values()) + 0.0 * idle
 
-    def _terms(self, model: nn.Module, inputs: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
+    def _terms(self, model: nn.Module, inputs: dict[str, Tensor], progress: float) -> tuple[dict[str, Tensor], Tensor]:
+        """The objectives whose turn it is; and a scalar that hangs on all that is trained, in its turn or not.
+
+        Processes that share their gradients wait for those of every parameter, in every step.
+        """
         now = turn(self.settings, progress, self.state.global_step, self.shapes[0].depth)
         terms = now.terms(self.objectives, self.pairs)
         batch = Batch(
@@ -96,7 +100,9 @@ class DistillationTrainer(OrderedTrainer):
                 teacher = self.of_teacher(self.teacher, inputs, wanted(terms, self.pairs, "teacher", batch))
         student = self.of_student(model, inputs, wanted(terms, self.pairs, "student", batch))
         learned = dict(self.model.learned.items())
-        return {name: term(student, teacher, batch, learned.get(name)) for name, term in terms.items()}
+        waiting = [p for name, module in learned.items() if name not in terms for p in module.parameters()]
+        idle = sum((p.sum() for p in waiting), student.logits.sum())
+        return {name: term(student, teacher, batch, learned.get(name)) for name, term in terms.items()}, idle
 
     def _add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
