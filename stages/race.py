@@ -8,6 +8,7 @@ its own, so that neither this code nor these settings ever make a rival train ag
 """
 
 import json
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,7 @@ def _trace(rival: Path, folder: Path, teacher: Path, checks: Export, data: Path,
 
 
 def _time(timing: Benchmark, cell: Compare, models: dict[str, "Predictor"], data: Path, seed: int) -> dict[str, Any]:
-    """Milliseconds (p50) of both, and the teacher's time over the rival's."""
+    """Milliseconds (p50) of both, the teacher's time over the rival's, and how busy the machine was."""
     draw = drawer(models["teacher"], encoded(data, models["teacher"]), cell.length, cell.batch_size, seed)
     rounds = take_turns(models, draw, timing.seconds)
     return {
@@ -80,6 +81,8 @@ def _time(timing: Benchmark, cell: Compare, models: dict[str, "Predictor"], data
         "teacher_p50_ms": latency(rounds["teacher"], cell.batch_size)["p50_ms"],
         "p50_ms": latency(rounds["rival"], cell.batch_size)["p50_ms"],
         "speedup": speed_up(rounds, "teacher", "rival"),
+        "load": os.getloadavg()[0],
+        "cores": os.cpu_count(),
     }
 
 

@@ -77,7 +77,7 @@ def outputs(tmp_path: Path) -> Path:
     keys = ("model", "variant", "length", "batch_size", "p50_ms")
     ratio = {"fp32/real/1": 2.6, "int8/real/1": 4.1, "int8/128/8": 5.5}
     write(outputs / "benchmark/sst2", {"cells": [dict(zip(keys, c, strict=True)) for c in cells], "ratio": ratio})
-    write(outputs / "race/sst2/kd", {"teacher_p50_ms": 30.0, "p50_ms": 15.0, "speedup": 2.0})
+    write(outputs / "race/sst2/kd", {"p50_ms": 15.0, "speedup": 2.0, "load": 4.5, "cores": 4})
     write(outputs / "race/sst2/svd", {})  # race.enabled: false
     return outputs
 
@@ -142,7 +142,9 @@ def test_a_cell_that_was_not_measured_is_said(outputs: Path, capsys: pytest.Capt
     table = table_of(made(outputs, Compare(batch_size=32)))
     assert np.isnan(table.loc[("sst2", "student")].p50_ms)
     assert table.loc[("sst2", "kd")].p50_ms == 15.0, "its own, as there is no teacher's"
-    assert "sst2 has no latency for fp32, length real, batch 32" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "sst2 has no latency for fp32, length real, batch 32" in said
+    assert "others used the machine (load 4.5 on 4 cores) while kd was timed" in said
 
 
 def test_the_summary_names_the_best_rival_and_the_front(outputs: Path) -> None:

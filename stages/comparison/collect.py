@@ -137,6 +137,9 @@ def _speeds(task: str, names: list[str], sources: Sources, settings: Compare) ->
         found["student"] = {"p50_ms": cells["student"], "speedup": measured["ratio"][key]}
     for name in names:
         if name not in ("teacher", "student") and (raced := sources.of("race", task, name)):
+            if raced["load"] > raced["cores"]:
+                busy = f"load {raced['load']:.1f} on {raced['cores']} cores"
+                print(f"compare: others used the machine ({busy}) while {name} was timed: do not trust its latency")
             own = cells["teacher"] / raced["speedup"] if "teacher" in cells else raced["p50_ms"]
             found[name] = {"p50_ms": own, "speedup": raced["speedup"]}
     return found
