@@ -74,7 +74,7 @@ class Benchmark(Block):
     """Execution provider; `cuda` is an error when the session falls back to the CPU."""
     variants: list[Literal["fp32", "portable", "fp16", "int8"]] = ["fp32", "int8"]
     """Student graphs to time; the teacher is always fp32."""
-    seconds: Seconds = 2.0
+    seconds: Seconds = 1.0
     """Time spent on each cell (model x length x batch), in interleaved rounds."""
 
 
