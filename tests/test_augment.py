@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,7 @@ def masked_lm(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Pat
     model, fresh = load_masked_lm(Base(model=str(tiny_model)))
     tokenizer = load_tokenizer(Base(model=str(tiny_model)))
     tokens = tokenizer([text for text, _ in reviews(200)])["input_ids"]
-    losses = warm_up(model, fresh, tokenizer, tokens, Warmup(steps=200, learning_rate=3e-3), seed=0)
-    assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:5])
+    warm_up(model, fresh, tokenizer, tokens, Warmup(steps=200, learning_rate=3e-3), seed=0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -101,11 +101,21 @@ def test_the_body_is_trained_only_where_asked_for(trains: str, tiny_model: Path)
     assert any(name.startswith("bert.") for name in changed) == (trains == "all")
 
 
-def test_a_trained_model_puts_an_adjective_where_one_was(masked_lm: Path) -> None:
-    [found], _ = vary(masked_lm, ["the film is great"], candidates=2)
-    word, choices = found[-1]
-    assert word.text == "great" and len(choices) == 2
-    assert set(choices) <= {"lovely", "brilliant", "warm", "dull", "awful", "clumsy", "cold"}
+def test_what_was_trained_reads_the_context(masked_lm: Path) -> None:
+    """A head that only knew how frequent each token is would have the tokens' entropy as its loss."""
+    model, _ = load_masked_lm(Base(model=str(masked_lm)))
+    tokenizer = AutoTokenizer.from_pretrained(masked_lm)
+    losses, counts = [], Counter()
+    for text in TEXTS:
+        ids = torch.tensor(tokenizer(text)["input_ids"])
+        places = torch.arange(1, len(ids) - 1)
+        rows = ids.repeat(len(places), 1)
+        rows[range(len(places)), places] = tokenizer.mask_token_id
+        logits = model.cpu()(input_ids=rows).logits[range(len(places)), places]
+        losses += torch.nn.functional.cross_entropy(logits, ids[1:-1], reduction="none").tolist()
+        counts.update(ids[1:-1].tolist())
+    shares = np.array(list(counts.values())) / counts.total()
+    assert np.mean(losses) < 0.7 * -(shares * np.log(shares)).sum()
 
 
 def test_candidates_are_the_likeliest_whole_words_behind_the_mask(masked_lm: Path) -> None:
