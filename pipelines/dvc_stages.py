@@ -47,7 +47,7 @@ def graph(
     Args:
         stages: names of dvc.yaml (`distill`) or single stages (`distill@sst2`), with all they need.
         only_task: leaves out the stages of other tasks.
-        recipes: leaves out the baselines of other recipes.
+        recipes: leaves out the baselines, and their races, of other recipes.
 
     Raises:
         ValueError: a name that selects nothing.
@@ -215,8 +215,8 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> bool:
 
 
 def _other_recipes(nodes: set[str], recipes: list[str]) -> set[str]:
-    """Baselines that are of none of the recipes: `baseline@<task>-<recipe>`, or with `-<seed>` behind."""
-    baselines = {node for node in nodes if node.split("@")[0] == "baseline"}
+    """Rivals of none of the recipes: `baseline@<task>-<recipe>`, or with `-<seed>` behind; `race@<task>-<recipe>`."""
+    baselines = {node for node in nodes if node.split("@")[0] in ("baseline", "race")}
     kept = set()
     for recipe in recipes:
         found = {node for node in baselines if re.fullmatch(rf".+-{re.escape(recipe)}(-\d+)?", node)}

@@ -1,11 +1,11 @@
 """Flow `study`: the rivals of every task side by side, then the comparison.
 
-    python -m pipelines.study [--recipes svd lowrank_kd] [--only-task sst2] [--workers 4]
+    python -m pipelines.study [--recipes svd lowrank_kd] [--only-task sst2] [--workers 4] [--race]
 
 The rivals are the stages `baseline` of dvc.yaml; what they need (data, teachers) is made first. One that fails stops
 no other: the comparison takes what there is, and the flow ends failed and names it. MaKD's own student and the
-teacher's score come from the main chain, `python -m pipelines.compress --stages evaluate`; the rivals' latencies from
-`--stages race`, which needs the main chain's exported teacher.
+teacher's score come from the main chain, `python -m pipelines.compress --stages evaluate`. With `--race` the rivals are
+timed, one at a time, once all are made; that makes the main chain first, whose exported teacher they run against.
 
 On more than one machine, where all see the checkout under the same path, with the same environment installed:
 
@@ -31,11 +31,15 @@ from pipelines import dvc_stages
 from pipelines.runners import Kind
 from pipelines.stage_runs import bring_up_to_date, raise_for, report
 
+TIMED = ["benchmark", "race"]
+"""Stages that nothing else may disturb."""
+
 
 @flow
 def study(
     recipes: list[str] | None = None,
     only_task: str | None = None,
+    race: bool = False,
     workers: int | None = None,
     runner: Kind = "threads",
     address: str | None = None,
@@ -46,13 +50,18 @@ def study(
     Args:
         recipes: of `baseline.recipes` in params.yaml, only these.
         only_task: leave the rivals of other tasks out.
+        race: time them, too, on this machine.
         workers: stages at work at the same time; none: half the cores, or all of a cluster's workers.
         runner: `threads` of this process, or `dask`.
         address: of a Dask scheduler; none: workers on this machine.
         timeout: seconds after which a stage is stopped, with all its processes.
     """
-    needs = dvc_stages.graph(["baseline"], only_task, recipes)
+    needs = dvc_stages.graph(["baseline", *(TIMED if race else [])], only_task, recipes)
+    timed = {stage: needs.pop(stage) for stage in list(needs) if stage.split("@")[0] in TIMED}
     states = bring_up_to_date(needs, workers=workers, runner=runner, address=address, timeout=timeout)
+    ready = [stage for stage, made in timed.items() if all(states[name].is_completed() for name in made)]
+    if ready:
+        states |= bring_up_to_date({stage: [] for stage in ready}, workers=1, timeout=timeout)
     dvc_stages.make_folders("compare")
     states |= bring_up_to_date({"compare": []}, workers=1, timeout=timeout)
     report()
@@ -67,6 +76,7 @@ def main() -> None:
     )
     parser.add_argument("--recipes", nargs="+", help="of `baseline.recipes` in params.yaml, only these")
     parser.add_argument("--only-task", help="leave the rivals of other tasks out")
+    parser.add_argument("--race", action="store_true", help="time the rivals, too, on this machine")
     parser.add_argument("--workers", type=int, help="stages at work at the same time (half the cores)")
     parser.add_argument("--runner", choices=["threads", "dask"], default="threads", help="where stages run")
     parser.add_argument("--address", help="of a Dask scheduler; without it, workers on this machine")

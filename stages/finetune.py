@@ -45,7 +45,6 @@ def finetune(
         grouped=settings.group_by_length,
     )
     trainer.save_model(output / "model")
-    metrics.pop("seconds")
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics
 

@@ -132,6 +132,14 @@ stages:
     cmd: python rival.py ${item.task} ${item.recipe}
     deps: ["${item.task}.txt"]
     outs: ["outputs/baseline/${item.task}/${item.recipe}.txt"]
+  race:
+    matrix: {task: [a, b], recipe: [one, two]}
+    cmd: python race.py ${item.task} ${item.recipe}
+    deps: ["outputs/baseline/${item.task}/${item.recipe}.txt"]
+    outs: ["outputs/race/${item.task}/${item.recipe}.csv"]
+  benchmark:
+    cmd: python -c "open('main.csv', 'w').write('timed')"
+    outs: [main.csv]
   evaluate:
     cmd: python -c "print('must not be seen')"
     outs: [outputs/evaluate/score.txt]
@@ -163,9 +171,24 @@ out.write_text('made')
 """
 
 
+RACE = """
+import os, sys, time
+from pathlib import Path
+
+task, recipe = sys.argv[1:]
+with open('racing', 'x'):
+    time.sleep(1)
+os.remove('racing')
+out = Path('outputs', 'race', task, recipe + '.csv')
+out.parent.mkdir(parents=True, exist_ok=True)
+out.write_text('timed')
+"""
+
+
 def rivals(folder: Path) -> Path:
-    """Two tasks, two recipes, of which one fails on one task."""
+    """Two tasks, two recipes, of which one fails on one task; races that cannot run at the same time."""
     (project(folder, RIVALS) / "rival.py").write_text(RIVAL)
+    (folder / "race.py").write_text(RACE)
     return folder
 
 
@@ -205,6 +228,15 @@ def test_a_failing_rival_stops_no_other_and_the_comparison_takes_what_there_is(
     assert first.returncode == 1 and "weights went to infinity" in output and "Retry" not in output, output
     assert first.stderr.splitlines()[-1] == "study: baseline@b-two: Failed"
     assert (folder / "all.txt").read_text() == "aone atwo bone" and "must not be seen" not in output
+    assert not (folder / "outputs/race").exists()
+
+
+def test_with_race_the_rivals_that_were_made_are_timed_one_at_a_time(tmp_path: Path, server: dict[str, str]) -> None:
+    folder = rivals(tmp_path)
+    done = command("-m", "pipelines.study", "--race", "--workers", 4, cwd=folder, SIDE_BY_SIDE="4", **server)
+    assert done.stderr.splitlines()[-1] == "study: baseline@b-two: Failed", done.stdout + done.stderr
+    timed = {path.relative_to(folder / "outputs/race").as_posix() for path in (folder / "outputs/race").rglob("*.csv")}
+    assert timed == {"a/one.csv", "a/two.csv", "b/one.csv"} and (folder / "main.csv").exists()
 
 
 def test_a_cluster_runs_the_rivals_in_the_flows_folder(

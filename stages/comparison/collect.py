@@ -40,7 +40,7 @@ class Model:
     """What evaluate or baseline says of it: score, interval, sizes."""
     predictions: list[Path] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    """Time in training, 0 for one that was not trained; the teacher's is not recorded."""
+    """Time in training, 0 for one that was not trained."""
     histories: list[Path] = field(default_factory=list)
     """Its loss curves; empty tables for one that was not trained."""
 
@@ -52,9 +52,10 @@ def models(task: str, recipes: list[str], seeds: list[int], sources: Sources) ->
     for name in [name for name in ("teacher", "student") if name in scores]:
         model = Model(name=name, scored=[scores[name]])
         model.predictions.append(sources.outputs / "evaluate" / task / "predictions" / f"{name}.csv")
-        if name == "student" and (trained := sources.of("distill", task)):
+        verb = {"teacher": "finetune", "student": "distill"}[name]
+        if trained := sources.of(verb, task):
             model.seconds.append(trained["seconds"])
-            model.histories.append(sources.outputs / "distill" / task / "history.csv")
+            model.histories.append(sources.outputs / verb / task / "history.csv")
         found.append(model)
     for name in recipes:
         model = Model(name=name)
