@@ -35,16 +35,16 @@ def distill(
     from stages.models.base import load
     from stages.tasks.splits import read_split, read_task
     from stages.tasks.unlabeled import training_split
-    from stages.training import fingerprint, train
+    from stages.training import fingerprint, scored_by, train
 
-    task, tokenizer = read_task(data), AutoTokenizer.from_pretrained(data / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
     set_seed(seed)
     model = _dropout(load(student), settings.dropout)
     trainer, metrics = train(
         DistillationTrainer,
         model,
         settings,
-        task=task,
+        goal=scored_by(read_task(data)),
         train=training_split(data, settings.augmented, teacher, tokenizer, 2 * settings.batch_size),
         validation=read_split(data, "validation"),
         tokenizer=tokenizer,

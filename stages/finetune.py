@@ -25,7 +25,7 @@ def finetune(
 
     from stages.models.base import load_classifier
     from stages.tasks.splits import read_split, read_task
-    from stages.training import OrderedTrainer, fingerprint, train
+    from stages.training import OrderedTrainer, fingerprint, scored_by, train
 
     task, tokenizer = read_task(data), AutoTokenizer.from_pretrained(data / "tokenizer")
     set_seed(seed)  # the head is drawn here
@@ -33,7 +33,7 @@ def finetune(
         OrderedTrainer,
         load_classifier(base, task),
         settings,
-        task=task,
+        goal=scored_by(task),
         train=read_split(data, "train"),
         validation=read_split(data, "validation"),
         tokenizer=tokenizer,

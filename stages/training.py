@@ -10,7 +10,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.utils.data import Sampler
 from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
+    EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -39,12 +41,23 @@ DONE = "complete"
 """Marks a checkpoint that was written to its end; one without it is never resumed from."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What a training is judged by."""
+
+    metrics: Sequence[str]
+    """Those of the validation split that are reported; the first chooses the checkpoint, the higher the better."""
+    score: Callable[[EvalPrediction], dict[str, float]]
+    best: bool = True
+    """Keep the best checkpoint; False keeps the last."""
+
+
 def train(
     kind: type[Trainer],
     model: PreTrainedModel,
     settings: Training,
     *,
-    task: Task,
+    goal: Goal,
     train: Dataset,
     validation: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -55,43 +68,48 @@ def train(
     history: Path,
     **options: Any,
 ) -> tuple[Trainer, dict[str, float]]:
-    """Trains with `kind` of Trainer, from the last complete checkpoint if there is one, and keeps the best model.
+    """Trains with `kind` of Trainer, from the last complete checkpoint if there is one; keeps what the goal says.
 
     Args:
         state: folder for checkpoints; those of other settings or inputs (another `key`) are removed.
         key: fingerprint of all that decides the result.
         history: CSV file to write: one row per logged step.
-        options: further arguments of `kind`.
+        options: further arguments of `kind`; without a `data_collator` examples are padded to the batch's longest.
 
     Returns:
-        The trainer, its model the best one, and that model's validation scores in points with the training seconds.
+        The trainer with that model, and its validation metrics with the training seconds.
     """
     place = state / key
     if is_main() and state.exists():
         for other in set(state.iterdir()) - {place}:
             shutil.rmtree(other)
-    log = History(run)
+    stop = [EarlyStoppingCallback(settings.patience)] if settings.patience else []
     trainer = kind(
         model=model,
-        args=_arguments(settings, task, len(train), place, seed),
+        args=_arguments(settings, goal, len(train), place, seed),
         train_dataset=train,
         eval_dataset=validation,
         processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=lambda p: scores(task, np.asarray(p.predictions), np.asarray(p.label_ids)),
-        callbacks=[_Mark(), log, *([EarlyStoppingCallback(settings.patience)] if settings.patience else [])],
-        **options,
+        compute_metrics=goal.score,
+        callbacks=[_Mark(), History(run), *stop],
+        **({"data_collator": DataCollatorWithPadding(tokenizer)} | options),
     )
     trainer.train(resume_from_checkpoint=_last(place))
     rows = trainer.state.log_history
     seconds = sum(row.get("train_runtime", 0) for row in rows)
-    best = max((r for r in rows if _score(task) in r), key=lambda r: r[_score(task)])
+    scored = [row for row in rows if _first(goal) in row]
+    kept = max(scored, key=lambda row: row[_first(goal)]) if goal.best else scored[-1]
     if trainer.is_world_process_zero():
         write_history(rows, history)
-    return trainer, {n.removeprefix("eval_"): best[n] for n in (f"eval_{m}" for m in task.metrics)} | {
-        "best_step": best["step"],
+    return trainer, {name: kept[f"eval_{name}"] for name in goal.metrics} | {
+        "best_step" if goal.best else "steps": kept["step"],
         "seconds": seconds,
     }
+
+
+def scored_by(task: Task) -> Goal:
+    """A task's metrics, in points."""
+    return Goal(metrics=task.metrics, score=lambda p: scores(task, np.asarray(p.predictions), np.asarray(p.label_ids)))
 
 
 def fingerprint(*parts: Any) -> str:
@@ -118,7 +136,8 @@ class OrderedTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         together = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGrouped(self.train_dataset["length"], together, self.args.seed, self.grouped)
+        lengths = self.train_dataset["length"] if self.grouped else range(len(self.train_dataset))
+        return LengthGrouped(lengths, together, self.args.seed, self.grouped)
 
 
 class LengthGrouped(Sampler[int]):
@@ -183,7 +202,7 @@ def _last(place: Path) -> str | None:
     return str(whole[-1]) if whole else None
 
 
-def _arguments(settings: Training, task: Task, examples: int, place: Path, seed: int) -> TrainingArguments:
+def _arguments(settings: Training, goal: Goal, examples: int, place: Path, seed: int) -> TrainingArguments:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     per_epoch = max(1, -(-examples // (settings.batch_size * settings.gradient_accumulation * world)))
     # never later than the last step, so that there is always a best model
@@ -212,8 +231,8 @@ def _arguments(settings: Training, task: Task, examples: int, place: Path, seed:
         eval_steps=every,
         save_steps=every,
         save_total_limit=1,
-        load_best_model_at_end=True,
-        metric_for_best_model=_score(task),
+        load_best_model_at_end=goal.best,
+        metric_for_best_model=_first(goal),
         greater_is_better=True,
         logging_steps=settings.log_every,
         logging_first_step=True,
@@ -223,11 +242,12 @@ def _arguments(settings: Training, task: Task, examples: int, place: Path, seed:
         report_to=[],
         label_names=["labels"],
         ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,  # the same in all processes by themselves
     )
 
 
-def _score(task: Task) -> str:
-    return f"eval_{task.metrics[0]}"
+def _first(goal: Goal) -> str:
+    return f"eval_{goal.metrics[0]}"
 
 
 def _name(key: str) -> str:

@@ -42,8 +42,15 @@ class DistillationTrainer(OrderedTrainer):
     """
 
     def __init__(
-        self, model: PreTrainedModel, *args: Any, teacher: PreTrainedModel, distill: Distill, **kwargs: Any
+        self,
+        model: PreTrainedModel,
+        *args: Any,
+        teacher: PreTrainedModel,
+        distill: Distill,
+        beside: dict[str, nn.Module] | None = None,
+        **kwargs: Any,
     ) -> None:
+        """`beside`: further modules to be kept with the student; under an objective's name, what that one learns."""
         self.settings, self.objectives = distill, distill.objectives.active()
         parts, theirs = Parts(model), Parts(teacher)
         self.shapes = parts.shape, theirs.shape
@@ -52,10 +59,11 @@ class DistillationTrainer(OrderedTrainer):
             Capture(m, wanted(self.objectives, self.pairs, side))
             for m, side in ((model, "student"), (teacher, "teacher"))
         )
-        labels = list(kwargs["train_dataset"]["labels"])
-        learned = {name: self._ask(name, "learned", labels) for name in self.objectives}
+        train = kwargs["train_dataset"]
+        labels = list(train["labels"]) if "labels" in train.column_names else []
+        learned = {name: self._ask(name, "learned", labels) for name in self.objectives} | (beside or {})
         self.columns = [*inspect.signature(model.forward).parameters, "index"]
-        kwargs["train_dataset"] = kwargs["train_dataset"].add_column("index", range(len(labels)))
+        kwargs["train_dataset"] = train.add_column("index", range(len(train)))
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         student = Student(model, {name: module for name, module in learned.items() if module is not None})
@@ -87,12 +95,9 @@ class DistillationTrainer(OrderedTrainer):
         """
         now = turn(self.settings, progress, self.state.global_step, self.shapes[0].depth)
         terms = now.terms(self.objectives, self.pairs)
+        inputs, labels, index = self._read(inputs)
         batch = Batch(
-            mask=inputs["attention_mask"].float(),
-            labels=inputs.pop("labels"),
-            index=inputs.pop("index"),
-            layers=now.layers,
-            progress=progress,
+            mask=inputs["attention_mask"].float(), labels=labels, index=index, layers=now.layers, progress=progress
         )
         teacher = None
         if any(term.compares for term in terms.values()):
@@ -103,6 +108,11 @@ class DistillationTrainer(OrderedTrainer):
         waiting = [p for name, module in learned.items() if name not in terms for p in module.parameters()]
         idle = sum((p.sum() for p in waiting), student.logits.sum())
         return {name: term(student, teacher, batch, learned.get(name)) for name, term in terms.items()}, idle
+
+    def _read(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """What the models read of a batch, the labels of its logits, and its examples' places in the training split."""
+        labels, index = inputs.pop("labels"), inputs.pop("index")
+        return inputs, labels, index
 
     def _add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
