@@ -44,7 +44,7 @@ def distill(
         DistillationTrainer,
         model,
         settings,
-        goal=scored_by(read_task(data)),
+        goal=scored_by(read_task(data), settings),
         train=training_split(data, settings.augmented, teacher, tokenizer, 2 * settings.batch_size),
         validation=read_split(data, "validation"),
         tokenizer=tokenizer,
@@ -55,6 +55,7 @@ def distill(
         history=output / "history.csv",
         teacher=load(teacher),
         distill=settings,
+        grouped=settings.group_by_length,
     )
     trainer.save_student(output / "model")
     if trainer.is_world_process_zero():

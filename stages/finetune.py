@@ -33,7 +33,7 @@ def finetune(
         OrderedTrainer,
         load_classifier(base, task),
         settings,
-        goal=scored_by(task),
+        goal=scored_by(task, settings),
         train=read_split(data, "train"),
         validation=read_split(data, "validation"),
         tokenizer=tokenizer,

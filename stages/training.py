@@ -31,7 +31,7 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from stages.settings import Training
+from stages.settings import TaskTraining, Training
 from stages.tasks import Task
 from stages.tasks.metrics import scores
 from stages.tracking import Run
@@ -50,6 +50,8 @@ class Goal:
     score: Callable[[EvalPrediction], dict[str, float]]
     best: bool = True
     """Keep the best checkpoint; False keeps the last."""
+    patience: int | None = None
+    """Stop after this many evaluations without a better one."""
 
 
 def train(
@@ -83,7 +85,7 @@ def train(
     if is_main() and state.exists():
         for other in set(state.iterdir()) - {place}:
             shutil.rmtree(other)
-    stop = [EarlyStoppingCallback(settings.patience)] if settings.patience else []
+    stop = [EarlyStoppingCallback(goal.patience)] if goal.patience else []
     trainer = kind(
         model=model,
         args=_arguments(settings, goal, len(train), place, seed),
@@ -107,9 +109,13 @@ def train(
     }
 
 
-def scored_by(task: Task) -> Goal:
+def scored_by(task: Task, settings: TaskTraining) -> Goal:
     """A task's metrics, in points."""
-    return Goal(metrics=task.metrics, score=lambda p: scores(task, np.asarray(p.predictions), np.asarray(p.label_ids)))
+    return Goal(
+        metrics=task.metrics,
+        score=lambda p: scores(task, np.asarray(p.predictions), np.asarray(p.label_ids)),
+        patience=settings.patience,
+    )
 
 
 def fingerprint(*parts: Any) -> str:

@@ -67,7 +67,7 @@ class DistillationTrainer(OrderedTrainer):
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         student = Student(model, {name: module for name, module in learned.items() if module is not None})
-        super().__init__(student, *args, grouped=distill.group_by_length, **kwargs)
+        super().__init__(student, *args, **kwargs)
         self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
 
     def _ask(self, name: str, what: str, *arguments: Any) -> Any:

@@ -7,7 +7,7 @@ heavy is imported here, so that every verb's `--help` answers at once.
 
 from stages.settings.block import BadInput, Block
 from stages.settings.data import Augment, Base, Data, Prepare, Warmup
-from stages.settings.models import Calibration, Distill, Factorize, Finetune, Training
+from stages.settings.models import Calibration, Distill, Factorize, Finetune, Prune, Target, TaskTraining, Training
 from stages.settings.params import Params
 from stages.settings.read import load
 from stages.settings.report import describe
@@ -43,8 +43,11 @@ __all__ = [
     "Params",
     "Prepare",
     "Promote",
+    "Prune",
     "Race",
     "Recipe",
+    "Target",
+    "TaskTraining",
     "Tracking",
     "Training",
     "Warmup",

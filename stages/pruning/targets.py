@@ -1,0 +1,71 @@
+"""From a target as the user names it to widths that a plain model can have."""
+
+from typing import TYPE_CHECKING
+
+from stages.models.anatomy import Parts
+from stages.pruning.plan import Sizes
+from stages.pruning.schedule import Widths
+from stages.settings import BadInput, Target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def resolve(targets: list[float | Target], model: "PreTrainedModel") -> tuple[Widths, ...]:
+    """The widths of each target, wide to narrow.
+
+    A share is taken of every matrix's sides. A budget is met by the widest residual stream with which the feed-forward,
+    cut in the same share, still fits; what is left over goes to the feed-forward.
+
+    Raises:
+        BadInput: the family cannot be narrowed, a width that heads do not divide or that is no narrower than the one
+            before it, or a size that no width reaches.
+    """
+    parts = Parts(model)
+    parts.require_outside()
+    found = [_share(target, parts) if isinstance(target, float) else _widths(target, model) for target in targets]
+    wide = parts.width
+    for target, widths in zip(targets, found, strict=True):
+        if not 0 < widths.residual < wide:
+            raise BadInput(
+                f"prune.targets has {_said(target)}, a hidden size of {widths.residual}, which is not between 0 and "
+                f"the {wide} before it; name targets from wide to narrow"
+            )
+        wide = widths.residual
+    return tuple(found)
+
+
+def _share(share: float, parts: Parts) -> Widths:
+    return Widths(
+        residual=round(share * parts.width / parts.heads) * parts.heads, neurons=max(1, round(share * parts.neurons))
+    )
+
+
+def _widths(target: Target, model: "PreTrainedModel") -> Widths:
+    parts = Parts(model)
+    if target.hidden_size:
+        if target.hidden_size % parts.heads:
+            near = max(1, target.hidden_size // parts.heads) * parts.heads
+            raise BadInput(
+                f"prune.targets hidden_size {target.hidden_size} is no multiple of the model's {parts.heads} heads; "
+                f"use one, like {near}"
+            )
+        return Widths(residual=target.hidden_size, neurons=round(target.hidden_size / parts.width * parts.neurons))
+    sizes = Sizes(model, "layers" if target.budget else "all", None)
+    room = int(target.budget * sizes.whole) if target.budget else target.params
+
+    def size(width: int, neurons: int) -> int:
+        return sizes(parts.depth, width, neurons)
+
+    widths = range(parts.heads, parts.width, parts.heads)
+    fitting = [w for w in widths if size(w, round(w / parts.width * parts.neurons)) <= room]
+    if not fitting:
+        least = size(parts.heads, round(parts.heads / parts.width * parts.neurons))
+        raise BadInput(f"prune.targets has {_said(target)}, but the narrowest model has {least:,} parameters")
+    width = fitting[-1]
+    bare = size(width, 0)
+    return Widths(residual=width, neurons=min(parts.neurons, (room - bare) // (size(width, 1) - bare)))
+
+
+def _said(target: float | Target) -> str:
+    return f"{target:g}" if isinstance(target, float) else str(target.model_dump(exclude_none=True))

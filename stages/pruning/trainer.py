@@ -1,0 +1,106 @@
+"""Homotopic distillation: the student starts as the teacher and loses dimensions while it is distilled."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel, TrainerCallback
+
+from stages.distillation.masked_lm import MaskedLMTrainer
+from stages.pruning.compact import compact
+from stages.pruning.importance import Importance
+from stages.pruning.masks import Masks
+from stages.pruning.schedule import Schedule
+
+
+class PruningTrainer(MaskedLMTrainer):
+    """Distills; every `every` steps the least important dimensions go; each target is saved as a compact model.
+
+    Masks and scores are kept with the student in checkpoints, so that a resumed run cuts the same.
+
+    Args:
+        folder: the targets' models go to `<folder>/<hidden size>`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *args: Any,
+        importance: Importance,
+        schedule: Schedule,
+        every: int,
+        folder: Path,
+        beside: dict[str, nn.Module],
+        **kwargs: Any,
+    ) -> None:
+        self.masks, self.importance, self.plan, self.every, self.folder = (
+            Masks(model),
+            importance,
+            schedule,
+            every,
+            folder,
+        )
+        beside = beside | {"masks": self.masks, "importance": importance}
+        super().__init__(model, *args, beside=beside, **kwargs)
+        self.add_callback(_Cuts(self))
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        """The learning rate rises and falls once for each target."""
+        self.lr_scheduler = LambdaLR(
+            optimizer or self.optimizer, lambda step: self.plan.rate(step / num_training_steps)
+        )
+        return self.lr_scheduler
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            logs |= self.shares()
+        super().log(logs, *args, **kwargs)
+
+    def shares(self) -> dict[str, float]:
+        """`kept/<group>`: share of the group's dimensions that are there."""
+        found: dict[str, list[float]] = {}
+        for (group, _), gone in self.masks.gone().items():
+            found.setdefault(f"kept/{group}", []).append(float((gone == 0).float().mean()))
+        return {name: sum(each) / len(each) for name, each in found.items()}
+
+    def cut(self, step: int, progress: float) -> None:
+        """To the width of this share of the training, where the model is wider."""
+        self.masks.cut(self.importance.scores(step), self.plan.widths(progress), step)
+        self.masks.refresh()
+
+    def save_target(self, hidden_size: int) -> None:
+        """The compact model, whole or not at all."""
+        if self.is_world_process_zero():
+            final = self.folder / str(hidden_size)
+            partial = final.with_suffix(".partial")
+            compact(self.model.model, self.masks.kept()).save_pretrained(partial)
+            self.processing_class.save_pretrained(partial)
+            shutil.rmtree(final, ignore_errors=True)  # of a run that was killed before its checkpoint
+            partial.replace(final)
+
+
+class _Cuts(TrainerCallback):
+    """When what is pruned."""
+
+    def __init__(self, trainer: PruningTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs: Any) -> None:
+        self.trainer.masks.refresh()  # those of a checkpoint
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs: Any) -> None:
+        self.trainer.importance.update()
+
+    def on_step_end(self, args, state, control, **kwargs: Any) -> None:
+        trainer, step, ends = self.trainer, state.global_step, self.trainer.plan.ends(state.max_steps)
+        progress = (step - 0.5) / state.max_steps  # at its last step a target's part is still its own
+        if step % trainer.every == 0 or step in ends:
+            trainer.cut(step, progress)
+        else:
+            trainer.masks.apply_masks()
+        if step in ends:
+            trainer.save_target(trainer.plan.targets[ends.index(step)].residual)
+            control.should_evaluate = control.should_save = True
