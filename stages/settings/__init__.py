@@ -6,8 +6,8 @@ heavy is imported here, so that every verb's `--help` answers at once.
 """
 
 from stages.settings.block import BadInput, Block
-from stages.settings.data import Augment, Base, Data, Prepare, Warmup
-from stages.settings.models import Calibration, Distill, Factorize, Finetune, Training
+from stages.settings.data import Augment, Base, Data, Pack, Prepare, Warmup
+from stages.settings.models import Calibration, Distill, Factorize, Finetune, Prune, Training
 from stages.settings.params import Params
 from stages.settings.read import load
 from stages.settings.report import describe
@@ -40,9 +40,11 @@ __all__ = [
     "Factorize",
     "Finetune",
     "Limit",
+    "Pack",
     "Params",
     "Prepare",
     "Promote",
+    "Prune",
     "Race",
     "Recipe",
     "Tracking",

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from stages.distillation.objectives import Objectives
 from stages.settings.block import Block, Count, ShareOrNone
+from stages.settings.data import Base
 
 
 class Training(Block):
@@ -124,3 +125,10 @@ class Distill(Training):
         if self.hierarchy == "stages" and not {"layer", "prediction"} <= levels:
             raise ValueError("hierarchy `stages` needs a term of the layer level and one of the prediction level")
         return self
+
+
+class Prune(Block):
+    """A pretrained model and a corpus in; smaller pretrained models out."""
+
+    base: Base = Base()
+    """The model to prune; `pack` takes its tokenizer."""
