@@ -19,6 +19,7 @@ from pathlib import Path
 from stages import tracking
 from stages.settings import BadInput, Params, describe, load
 from stages.tasks import Task
+from stages.tasks.corpus import Corpus
 from stages.tracking.context import is_main
 
 OUTPUTS = Path("outputs")
@@ -28,15 +29,15 @@ STATE = Path(".makd")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One verb at work on one task (and recipe)."""
+    """One verb at work on one task (and recipe), or on one corpus."""
 
     verb: str
     params: Params
     name: str
-    """The task's name; empty for a verb that works on all of them."""
+    """The task's or the corpus's; empty for a verb that works on all of them."""
     recipe: str
     place: Path
-    """`<verb>/<task>/<recipe>/<seed>`, as far as the verb has these axes."""
+    """`<verb>/<task or corpus>/<recipe>/<seed>`, as far as the verb has these axes."""
     output: Path
     """Where to write; moved to `outputs/<place>` at the end."""
     run: tracking.Run
@@ -46,12 +47,16 @@ class Job:
         return self.params.task(self.name)
 
     @property
+    def corpus(self) -> Corpus:
+        return self.params.corpus(self.name)
+
+    @property
     def state(self) -> Path:
         """Where this job may keep what it needs to resume after a kill."""
         return STATE / "state" / self.place
 
     def of(self, verb: str, *parts: str) -> Path:
-        """Where another verb put what it made of this task."""
+        """Where another verb put what it made of this task or corpus."""
         path = OUTPUTS / Path(verb, self.name, *parts)
         if not path.exists():
             maker = "export" if verb == "teacher" else verb  # export writes the teacher's graph too
@@ -66,20 +71,23 @@ def command(block: type, doc: str, *axes: str, verb: str = "") -> Iterator[Job]:
 
     Args:
         block: the verb's settings class, printed by `--help`; its lower-case name is the verb unless `verb` says other.
-        axes: `task`, `recipe`, `seed` or the first of them: what the command line must name. A seed given there
-            takes the place of that in params.yaml.
+        axes: `task` or `corpus`, `recipe`, `seed`, or the first of them: what the command line must name. A seed given
+            there takes the place of that in params.yaml.
     """
     verb = verb or block.__name__.lower()
     arguments = _parse(verb, block, doc, axes)
     try:
         params = _with_seed(load(), getattr(arguments, "seed", None))
-        name, recipe, seed = (getattr(arguments, axis, "") for axis in ("task", "recipe", "seed"))
-        if name:
-            params.task(name)
+        task, corpus, recipe, seed = (getattr(arguments, axis, "") for axis in ("task", "corpus", "recipe", "seed"))
+        if task:
+            params.task(task)
+        if corpus:
+            params.corpus(corpus)
         if recipe and recipe not in params.recipes:
             raise BadInput(f"--recipe {recipe}: the recipes are {', '.join(params.recipes)}")
+        name = task or corpus
         place = Path(verb, name, recipe, seed)
-        with staged(OUTPUTS / place) as output, tracking.run(verb, name, recipe, params, seed) as run:
+        with staged(OUTPUTS / place) as output, tracking.run(verb, task, recipe, params, seed, corpus) as run:
             yield Job(verb=verb, params=params, name=name, recipe=recipe, place=place, output=output, run=run)
             for path in sorted(output.iterdir()):
                 if path.is_file():

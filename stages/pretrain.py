@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def pretrain(settings: Pretrain, *, data: Path, output: Path, seed: int, run: "Run") -> dict[str, Any]:
-    """Writes `model/` and `metrics.json`; returns the metrics: whether the head is new, its last loss (nats).
+    """Writes `model/` and `metrics.json`; returns the metrics: whether the head is new, its last steps' loss (nats).
 
     Raises:
         BadInput: the base model has no masked-LM form, or lacks more than the head.
     """
-    from datasets import load_from_disk
     from transformers import AutoTokenizer, set_seed
 
     from stages.models.masked_lm import load_masked_lm, warm_up
+    from stages.tasks.blocks import read_blocks
 
     tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
     set_seed(seed)  # a new head is drawn here
@@ -34,9 +34,9 @@ def pretrain(settings: Pretrain, *, data: Path, output: Path, seed: int, run: "R
     metrics: dict[str, Any] = {"fresh_head": bool(fresh)}
     if fresh:
         print(f"pretrain: {settings.base.model} has no masked-LM head; training one for {settings.head.steps} steps")
-        train = load_from_disk(str(data / "train"))
-        losses = warm_up(model, fresh, tokenizer, train["input_ids"], settings.head, seed)
-        run.series("head/loss", losses)
+        losses = warm_up(model, fresh, tokenizer, read_blocks(data, "train")["input_ids"], settings.head, seed)
+        for step in range(0, len(losses), 10):
+            run.metrics({"head/loss": losses[step]}, step=step + 1)
         metrics["head_loss"] = sum(losses[-50:]) / len(losses[-50:])
     else:
         print(f"pretrain: {settings.base.model} has a masked-LM head and is taken as it is")

@@ -40,15 +40,15 @@ def prune(
     Raises:
         BadInput: a target that cannot be reached, or a family that cannot be narrowed.
     """
-    from datasets import load_from_disk
     from transformers import AutoModelForMaskedLM, AutoTokenizer, default_data_collator, set_seed
 
     from stages.distillation.masked_lm import goal
+    from stages.models.anatomy import Parts
     from stages.pruning.importance import Importance
     from stages.pruning.schedule import Schedule, Widths
     from stages.pruning.targets import resolve
     from stages.pruning.trainer import PruningTrainer
-    from stages.models.anatomy import Parts
+    from stages.tasks.blocks import read_blocks
     from stages.tasks.masking import Masking
     from stages.training import fingerprint, train
 
@@ -59,7 +59,7 @@ def prune(
     for module in model.modules():
         if type(module).__name__ == "Dropout":
             module.p = 0.0  # it can match the teacher exactly, and starts so
-    validation = _first(load_from_disk(str(data / "validation")), settings.validation_blocks)
+    validation = _first(read_blocks(data, "validation"), settings.validation_blocks)
     key = fingerprint(settings.model_dump(), packed.model_dump(), seed, data, teacher)
     parts = Parts(model)
     trainer, metrics = train(
@@ -67,7 +67,7 @@ def prune(
         model,
         settings,
         goal=goal(),
-        train=load_from_disk(str(data / "train")),
+        train=read_blocks(data, "train"),
         validation=validation,
         tokenizer=tokenizer,
         state=state,
@@ -79,7 +79,7 @@ def prune(
         grouped=False,
         teacher=reference,
         distill=Distill(objectives=settings.objectives),
-        masking=Masking.of(tokenizer, share=packed.masked, whole_words=packed.whole_words, seed=seed),
+        masking=Masking.of(tokenizer, packed, seed),
         importance=Importance(model, settings.importance, settings.betas, seed),
         schedule=Schedule(
             whole=Widths(residual=parts.width, neurons=parts.neurons),
@@ -94,6 +94,7 @@ def prune(
     )
     if not trainer.is_world_process_zero():
         return metrics
+    trainer.close()
     shutil.copytree(state / key / "models", output / "models")
     metrics = _measured(output / "models", trainer.teacher, validation, 2 * settings.batch_size) | {"training": metrics}
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")

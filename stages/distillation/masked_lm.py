@@ -43,6 +43,11 @@ class MaskedLMTrainer(DistillationTrainer):
             head.where = labels >= 0
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
+    def close(self) -> None:
+        """Gives both models back as they were."""
+        for part in (*self.heads, self.of_student, self.of_teacher):
+            part.close()
+
     def prediction_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any):
         """For each block, in place of logits, what `sums` says of it."""
         inputs = self._prepare_inputs(inputs)
@@ -87,7 +92,7 @@ def measure(
 
     found = []
     for rows in tqdm(blocks.with_format("torch").iter(batch_size), total=-(-len(blocks) // batch_size), desc=title):
-        ids, labels = (rows[name].to(model.device) for name in ("input_ids", "labels"))
+        ids, labels = (rows[name].long().to(model.device) for name in ("input_ids", "labels"))
         read = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         with torch.inference_mode():
             ours, theirs = (logits_at(each, read, labels >= 0) for each in (model, teacher))

@@ -28,9 +28,23 @@ class Student(nn.Module):
     def __init__(self, model: PreTrainedModel, learned: dict[str, nn.Module]) -> None:
         super().__init__()
         self.model, self.learned, self.config = model, nn.ModuleDict(learned), model.config
+        self._keys_to_ignore_on_save = _second_names(self) or None
 
     def forward(self, **inputs: Tensor) -> Any:
         return self.model(**inputs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Every tensor once: a checkpoint's format cannot hold twice what a model ties."""
+        whole = super().state_dict(*args, **kwargs)
+        return {
+            name: tensor
+            for name, tensor in whole.items()
+            if name not in (getattr(self, "_keys_to_ignore_on_save", None) or ())
+        }
+
+    def tie_weights(self) -> None:
+        """For the Trainer, where a checkpoint lacks the second names of tied tensors."""
+        self.model.tie_weights()
 
 
 class DistillationTrainer(OrderedTrainer):
@@ -143,3 +157,11 @@ class DistillationTrainer(OrderedTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = [*self.columns, *self.label_names]  # the wrapper's own signature names nothing
+
+
+def _second_names(model: nn.Module) -> list[str]:
+    """Names of tensors that have another name before."""
+    first: dict[int, str] = {}
+    return [
+        name for name, tensor in model.state_dict(keep_vars=True).items() if first.setdefault(id(tensor), name) != name
+    ]

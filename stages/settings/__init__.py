@@ -5,9 +5,10 @@ keys, values out of range and combinations that cannot work are refused by name 
 heavy is imported here, so that every verb's `--help` answers at once.
 """
 
+from stages.settings.agnostic import Pretrain, Prune, Target
 from stages.settings.block import BadInput, Block
-from stages.settings.data import Augment, Base, Data, Prepare, Warmup
-from stages.settings.models import Calibration, Distill, Factorize, Finetune, Prune, Target, TaskTraining, Training
+from stages.settings.data import Augment, Base, Data, Pack, Prepare, Warmup
+from stages.settings.models import Calibration, Distill, Factorize, Finetune, TaskTraining, Training
 from stages.settings.params import Params
 from stages.settings.read import load
 from stages.settings.report import describe
@@ -40,8 +41,10 @@ __all__ = [
     "Factorize",
     "Finetune",
     "Limit",
+    "Pack",
     "Params",
     "Prepare",
+    "Pretrain",
     "Promote",
     "Prune",
     "Race",

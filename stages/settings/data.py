@@ -1,11 +1,12 @@
 """The blocks that say what goes in: base model, text, splits."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.settings.block import Block, Count
 from stages.tasks import Task
+from stages.tasks.corpus import Corpus
 
 
 class Base(Block):
@@ -25,6 +26,8 @@ class Data(Block):
     (`SST-2/train.tsv`), or `<task>/train.csv|jsonl|parquet` and `<task>/validation.*` with named columns."""
     custom: dict[str, Task] = {}
     """Tasks of your own: name -> text columns, label column, labels, metrics; see `python -m stages.prepare --help`."""
+    corpora: dict[str, Corpus] = {}
+    """Text without labels, for `prune`: name -> where it stands; see `python -m stages.pack --help`."""
 
 
 class Warmup(Block):
@@ -78,3 +81,24 @@ class Prepare(Block):
     """Processes that tokenize side by side; worth it from about 100,000 examples on."""
     augment: Augment | None = None
     """A further split of new sentences, which `distill.augmented` trains on; null makes none."""
+
+
+class Pack(Block):
+    """A corpus in; tokenized blocks of one length out."""
+
+    block_length: Annotated[int, Field(ge=8, le=8192)] = 128
+    """Tokens of a block, its two special ones included; documents run on from block to block."""
+    tokens: Count | None = None
+    """Train on the corpus's first this many tokens, counted in whole blocks; null takes all."""
+    validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.05
+    """Share of the documents that is held out where the corpus has no validation text; each is drawn by itself."""
+    masked: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the tokens that are to be guessed; at least one of a block."""
+    whole_words: bool = False
+    """Mask all pieces of a word, or none."""
+
+    @model_validator(mode="after")
+    def _a_block_at_least(self) -> Self:
+        if self.tokens is not None and self.tokens < self.block_length:
+            raise ValueError(f"tokens {self.tokens} do not fill a block of block_length {self.block_length}")
+        return self

@@ -5,12 +5,14 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from stages.distillation.objectives import Objectives
+from stages.settings.agnostic import Pretrain, Prune
 from stages.settings.block import BadInput, Block
-from stages.settings.data import Base, Data, Prepare
+from stages.settings.data import Base, Data, Pack, Prepare
 from stages.settings.models import Distill, Factorize, Finetune
 from stages.settings.report import sentences
 from stages.settings.results import Baseline, Benchmark, Compare, Evaluate, Export, Promote, Race, Recipe, Tracking
 from stages.tasks import GLUE, Task
+from stages.tasks.corpus import CORPORA, Corpus
 
 
 class Params(Block):
@@ -20,6 +22,8 @@ class Params(Block):
     """Seed of every draw: data, initialization, order."""
     tasks: Annotated[list[str], Field(min_length=1)] = ["sentiment"]
     """`sentiment` (bundled), GLUE's nine, or names from `data.custom`."""
+    corpora: list[str] = []
+    """Text to prune on: `bundled` (the sentences of `sentiment`), or names from `data.corpora`."""
     base: Base = Base()
     data: Data = Data()
     prepare: Prepare = Prepare()
@@ -33,6 +37,9 @@ class Params(Block):
     export: Export = Export()
     benchmark: Benchmark = Benchmark()
     compare: Compare = Compare()
+    pack: Pack = Pack()
+    pretrain: Pretrain = Pretrain()
+    prune: Prune = Prune()
     promote: Promote = Promote()
     tracking: Tracking = Tracking()
 
@@ -40,7 +47,10 @@ class Params(Block):
     def _names_exist(self) -> Self:
         for name in self.tasks:
             self.task(name)
-        lists = {"tasks": self.tasks, "baseline.recipes": self.baseline.recipes, "baseline.seeds": self.baseline.seeds}
+        for name in self.corpora:
+            self.corpus(name)
+        lists = {"tasks": self.tasks, "corpora": self.corpora}
+        lists |= {"baseline.recipes": self.baseline.recipes, "baseline.seeds": self.baseline.seeds}
         for where, names in lists.items():
             if twice := sorted({str(name) for name in names if names.count(name) > 1}):
                 raise ValueError(f"{where} names {', '.join(twice)} twice")
@@ -64,6 +74,15 @@ class Params(Block):
         known = GLUE | self.data.custom
         if name not in known:
             raise BadInput(f"tasks names `{name}`; known are {', '.join(known)}; describe your own under data.custom")
+        return known[name]
+
+    def corpus(self, name: str) -> Corpus:
+        """The row of a corpus: one of your own, or the bundled one."""
+        known = CORPORA | self.data.corpora
+        if name not in known:
+            raise BadInput(
+                f"corpora names `{name}`; known are {', '.join(known)}; describe your own under data.corpora"
+            )
         return known[name]
 
     def recipe(self, name: str) -> tuple[Factorize, Distill | None]:

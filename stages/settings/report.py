@@ -23,8 +23,9 @@ def describe(block: type[BaseModel], indent: str = "  ") -> str:
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_nested, getattr(annotation, "__args__", ()))), None)
 
 
 def sentences(error: ValidationError) -> str:

@@ -64,12 +64,12 @@ class Run:
 
 
 @contextmanager
-def run(verb: str, task: str, recipe: str, params: Params, seed: str = "") -> Iterator[Run]:
+def run(verb: str, task: str, recipe: str, params: Params, seed: str = "", corpus: str = "") -> Iterator[Run]:
     """Tracks what happens inside: FINISHED, FAILED (with the exception's text) or KILLED at the end.
 
     Args:
-        verb: the stage; with task, recipe and seed it names the run (`baseline@sst2-svd-42`), as DVC does.
-        task, recipe, seed: empty where the stage has none.
+        verb: the stage; with task or corpus, recipe and seed it names the run (`baseline@sst2-svd-42`), as DVC does.
+        task, recipe, seed, corpus: empty where the stage has none.
         params: all of params.yaml; the verb's blocks are logged.
     """
     if not context.is_main() or os.environ.get("MAKD_TRACKING") == "off":
@@ -77,13 +77,13 @@ def run(verb: str, task: str, recipe: str, params: Params, seed: str = "") -> It
         return
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped stage still says that it was
-    name = f"{verb}{'@' if task else ''}{'-'.join(filter(None, (task, recipe, seed)))}"
+    name = "@".join(filter(None, (verb, "-".join(filter(None, (task, corpus, recipe, seed))))))
     journal = Journal.create(context.root() / ".makd" / "journal", name)
     journal.append(
         "start",
         name=name,
         experiment=params.tracking.experiment,
-        params=context.parameters(verb, task, recipe, params),
+        params=context.parameters(verb, task, recipe, params, corpus),
         tags=context.tags(verb) | {"makd.stage": name},
         pipeline=context.pipeline(),
         process=context.process(),

@@ -50,14 +50,17 @@ def pipeline() -> str | None:
     return None
 
 
-def parameters(verb: str, task: str, recipe: str, params: Params) -> dict[str, str]:
-    """Seed, task, recipe, base model, data source and the verb's own block, flattened to dotted names.
+def parameters(verb: str, task: str, recipe: str, params: Params, corpus: str = "") -> dict[str, str]:
+    """Seed, task or corpus, recipe, base model, data source and the verb's own block, flattened to dotted names.
 
-    A recipe shows the `factorize` and `distill` blocks as it changes them.
+    A recipe shows the `factorize` and `distill` blocks as it changes them; with a corpus the base model is that of
+    `prune`.
     """
     blocks = {"seed": params.seed, "base": params.base.model_dump(), "data": params.data.model_dump()}
     if task:
         blocks["task"] = task
+    if corpus:
+        blocks |= {"corpus": corpus, "base": params.pretrain.base.model_dump()}
     if recipe:
         factorize, distill = params.recipe(recipe)
         blocks |= {"recipe": recipe, "factorize": factorize.model_dump()}

@@ -1,0 +1,172 @@
+"""A corpus in; tokenized blocks of one length out.
+
+Reads a corpus document by document, tokenizes it as pretrain.base does, and cuts it into the blocks that `prune` trains
+on. However large it is, only some documents are in memory. The same settings give the same bytes.
+
+    python -m stages.pack --corpus wikitext
+
+    in   data.corpora: a file, a folder, the hub, or `bundled`
+    out  outputs/pack/<corpus>/data/   train/, validation/ (datasets), corpus.json, tokenizer/
+         outputs/pack/<corpus>/        metrics.json (documents, blocks, tokens, vocabulary in use, fingerprint)
+
+A corpus of your own is a few lines of params.yaml:
+
+    corpora: [wikitext, stories]
+    data:
+      corpora:
+        wikitext:
+          source: wikitext-2          # a folder with wiki.train.tokens, wiki.valid.tokens
+          documents: articles         # lines and blank_lines are the other ways to end a document in plain text
+        stories:
+          source: roneneldan/TinyStories
+          text: text                  # the column
+
+Training text is masked anew in every epoch; validation text once, here, so that all models make the same guesses.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.command import command
+from stages.models.base import load_tokenizer, longest
+from stages.settings import BadInput, Base, Pack
+from stages.tasks.corpus import Corpus
+from stages.tasks.documents import documents
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from stages.tasks.blocks import Writer
+    from stages.tracking import Run
+
+MODEL = "pretrain.base.model"
+FROZEN_MASKS, HELD_OUT = 1, 2
+"""Streams of random numbers, beside training's 0."""
+
+
+def pack(
+    *, name: str, corpus: Corpus, base: Base, settings: Pack, seed: int, output: Path, run: "Run"
+) -> dict[str, Any]:
+    """Freezes a corpus's blocks in `output` and returns their statistics.
+
+    Raises:
+        BadInput: the corpus cannot be read or fills no block, or the base model reads no masks or no such block.
+    """
+    from stages.tasks.blocks import Writer
+    from stages.tasks.masking import Masking
+
+    tokenizer = _tokenizer(base, settings.block_length)
+    masking = Masking.of(tokenizer, settings, seed, FROZEN_MASKS)
+    length, most = settings.block_length, settings.tokens and settings.tokens // settings.block_length
+    data = output / "data"
+    splits = {
+        "train": Writer(data / "train", tokenizer, length, most=most),
+        "validation": Writer(data / "validation", tokenizer, length, masking=masking),
+    }
+    _fill(splits, _texts(corpus, name, settings.validation_share, seed), tokenizer, most and most * length)
+    for split, writer in splits.items():
+        _check_blocks(split, writer, name, settings)
+        writer.save()
+    tokenizer.save_pretrained(str(data / "tokenizer"))
+    described = {"name": name, **corpus.model_dump(), "block_length": length, "base": base.model_dump()}
+    (data / "corpus.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf8")
+
+    metrics = _metrics(splits, len(tokenizer))
+    (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf8")
+    run.dataset(name, metrics["fingerprint"], sum(writer.blocks for writer in splits.values()))
+    run.metrics({f"{split}/{k}": v for split in splits for k, v in metrics[split].items()})
+    return metrics
+
+
+def _tokenizer(base: Base, length: int) -> "PreTrainedTokenizerBase":
+    tokenizer = load_tokenizer(base, setting=MODEL)
+    ids = {"mask": tokenizer.mask_token_id, "first": tokenizer.cls_token_id, "separator": tokenizer.sep_token_id}
+    if lacking := [kind for kind, token in ids.items() if token is None]:
+        raise BadInput(f"{MODEL} {base.model} has no {lacking[0]} token; give an encoder such as BERT or RoBERTa")
+    if length > (most := longest(base, tokenizer)):
+        raise BadInput(f"pack.block_length {length} is more than {base.model} can read; set it to {most} or less")
+    tokenizer.backend_tokenizer.no_padding()  # the base model's file may pad every text to a fixed length
+    tokenizer.backend_tokenizer.no_truncation()
+    return tokenizer
+
+
+def _texts(corpus: Corpus, name: str, share: float, seed: int) -> Iterator[tuple[str, list[str]]]:
+    """Documents, many at a time, each time of one split; `validation` first where the corpus has it apart."""
+    from stages.tasks.tokens import batched
+
+    parts = documents(corpus, name)
+    for texts in batched(parts.get("validation", ())):
+        yield "validation", texts
+    number = 0
+    for texts in batched(parts["train"]):
+        held = [False] * len(texts) if "validation" in parts else _held_out(number, len(texts), share, seed)
+        for split, wanted in {"validation": True, "train": False}.items():
+            if chosen := [text for text, out in zip(texts, held, strict=True) if out == wanted]:
+                yield split, chosen
+        number += len(texts)
+
+
+def _held_out(first: int, count: int, share: float, seed: int) -> list[bool]:
+    """Which documents are for validation; each by its own number, so that how many follow changes nothing."""
+    import torch
+
+    from stages.tasks.masking import random_bits, uniform
+
+    return (uniform(random_bits(seed, HELD_OUT, torch.arange(first, first + count))) < share).tolist()
+
+
+def _fill(
+    splits: dict[str, "Writer"],
+    texts: Iterator[tuple[str, list[str]]],
+    tokenizer: "PreTrainedTokenizerBase",
+    wanted: int | None,
+) -> None:
+    """Writes until the corpus ends or train has all that it may."""
+    from tqdm import tqdm
+
+    from stages.tasks.tokens import tokenize
+
+    with tqdm(desc="packing", unit=" tokens", unit_scale=True, total=wanted) as bar:
+        for split, batch in texts:
+            before = splits["train"].blocks
+            splits[split].write(*tokenize(batch, tokenizer))
+            bar.update((splits["train"].blocks - before) * splits["train"].length)
+            bar.set_postfix(validation=splits["validation"].blocks, refresh=False)
+            if splits["train"].full:
+                break
+
+
+def _check_blocks(split: str, writer: "Writer", name: str, settings: Pack) -> None:
+    if not writer.blocks:
+        cure = "give it more text, or set pack.block_length lower"
+        if split == "validation":
+            cure += ", or data.corpora's validation or pack.validation_share higher"
+        raise BadInput(
+            f"corpus {name}: its {split} text of {writer.seen} tokens fills no block of {settings.block_length}; {cure}"
+        )
+
+
+def _metrics(splits: dict[str, "Writer"], size: int) -> dict[str, Any]:
+    from hashlib import sha256
+
+    content = "".join(splits[split].fingerprint for split in sorted(splits))
+    return {
+        "fingerprint": sha256(content.encode()).hexdigest()[:16],
+        "vocabulary": {"size": size, "used": int((splits["train"].counts > 0).sum())},
+        **{split: writer.statistics() for split, writer in splits.items()},
+    }
+
+
+if __name__ == "__main__":
+    with command(Pack, __doc__, "corpus") as job:
+        pack(
+            name=job.name,
+            corpus=job.corpus,
+            base=job.params.pretrain.base,
+            settings=job.params.pack,
+            seed=job.params.seed,
+            output=job.output,
+            run=job.run,
+        )

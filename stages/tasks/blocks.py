@@ -1,0 +1,143 @@
+"""Tokens in, blocks of one length on disk: how `pack` writes a corpus, and how later stages read it.
+
+A block is the tokenizer's first special token, a stretch of the text, and its separator. The text is all documents in a
+row, a separator behind each; what fills no block at the end is dropped, and so is a block of unknown tokens alone.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from stages.settings import BadInput
+from stages.tasks.masking import Masking, mask
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+
+def read_blocks(data: Path, split: str) -> "Dataset":
+    """A split that `pack` wrote; a row is read from disk when it is asked for.
+
+    Columns: input_ids (int32), starts (bool; where a word begins, every special token being one). In `validation` the
+    input_ids are masked, and labels (int32) are what was there, -100 where nothing is to be guessed. Each as long as a
+    block.
+
+    Raises:
+        BadInput: the folder does not hold that split.
+    """
+    from datasets import Dataset
+
+    if not (data / split).is_dir():
+        raise BadInput(f"{data / split} does not exist; run `python -m stages.pack` first")
+    return Dataset.load_from_disk(str(data / split))
+
+
+class Writer:
+    """A split on its way to disk: it cuts, masks and counts what it is given, and names the content.
+
+    Args:
+        place: folder that `save` makes; what comes is kept beside it until then.
+        most: blocks to write at most; None for all.
+        masking: masks the blocks once for good; None leaves them whole.
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        tokenizer: "PreTrainedTokenizerBase",
+        length: int,
+        *,
+        most: int | None = None,
+        masking: Masking | None = None,
+    ) -> None:
+        from datasets import Features, List, Value
+        from datasets.arrow_writer import ArrowWriter
+
+        kinds = {"input_ids": "int32", "starts": "bool"} | ({"labels": "int32"} if masking else {})
+        features = Features({name: List(Value(kind), length=length) for name, kind in kinds.items()})
+        self.place, self.tokenizer, self.length, self.most, self.masking = place, tokenizer, length, most, masking
+        self.seen = self.blocks = self.masked = 0
+        """Tokens that came in, blocks that went out, tokens masked in these."""
+        self.counts = np.zeros(len(tokenizer), np.int64)
+        """How often each id is in the text of the blocks."""
+        self._cut_short = False
+        self._ids, self._starts = np.zeros(0, np.int32), np.zeros(0, bool)
+        self._content = hashlib.sha256()
+        self._scratch = place.with_name(f".{place.name}.arrow")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        self._arrow = ArrowWriter(path=str(self._scratch), features=features)
+
+    @property
+    def full(self) -> bool:
+        """Has it as many blocks as it may have?"""
+        return self.blocks == self.most
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the content: 16 hex digits of a SHA-256 over the text's token ids, the same everywhere."""
+        return self._content.hexdigest()[:16]
+
+    def write(self, ids: np.ndarray, starts: np.ndarray) -> None:
+        """Takes the text's next tokens (tokens,) and writes the blocks that they fill."""
+        self.seen += len(ids)
+        ids, starts = np.concatenate([self._ids, ids]), np.concatenate([self._starts, starts])
+        inner = self.length - 2
+        end = len(ids) // inner * inner
+        self._ids, self._starts = ids[end:], starts[end:]
+        rows, row_starts = ids[:end].reshape(-1, inner), starts[:end].reshape(-1, inner)
+        some = ~np.isin(rows, self.tokenizer.all_special_ids).all(1)
+        some = np.flatnonzero(some)[: None if self.most is None else self.most - self.blocks]
+        if len(some):
+            self._write(rows[some], row_starts[some])
+
+    def _write(self, ids: np.ndarray, starts: np.ndarray) -> None:
+        """Both (blocks, length - 2)."""
+        first, last = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        self.counts += np.bincount(ids.ravel(), minlength=len(self.counts))
+        self._cut_short = bool(ids[-1, -1] != last)
+        self._content.update(ids.astype("<i4").tobytes())
+        framed = np.pad(ids, ((0, 0), (1, 1)), constant_values=((0, 0), (first, last)))
+        columns = {"input_ids": framed, "starts": np.pad(starts, ((0, 0), (1, 1)), constant_values=True)}
+        if self.masking:
+            columns |= self._guesses(columns["input_ids"], columns["starts"], self.masking)
+        self._arrow.write_batch({name: _lists(values) for name, values in columns.items()})
+        self.blocks += len(ids)
+
+    def _guesses(self, ids: np.ndarray, starts: np.ndarray, masking: Masking) -> dict[str, np.ndarray]:
+        index = torch.arange(self.blocks, self.blocks + len(ids))
+        inputs, labels = mask(torch.from_numpy(ids).long(), torch.from_numpy(starts), index, 0, masking)
+        self.masked += int((labels >= 0).sum())
+        return {"input_ids": inputs.int().numpy(), "labels": labels.int().numpy()}
+
+    def save(self) -> None:
+        """Closes the split; `read_blocks` reads it then."""
+        from datasets import Dataset
+
+        self._arrow.finalize()
+        rows = Dataset.from_file(str(self._scratch))
+        # the content's own name: the library's changes from run to run
+        rows.select(range(len(rows)), new_fingerprint=self.fingerprint).save_to_disk(str(self.place))
+        self._scratch.unlink()
+
+    def statistics(self) -> dict[str, Any]:
+        """Documents (begun), blocks, their tokens with the special ones, and the share of text that is unknown."""
+        unknown = self.tokenizer.unk_token_id
+        share = 0.0 if unknown is None else float(self.counts[unknown] / self.counts.sum())
+        return {
+            "documents": int(self.counts[self.tokenizer.sep_token_id]) + self._cut_short,
+            "blocks": self.blocks,
+            "tokens": self.blocks * self.length,
+            "unknown": round(share, 6),
+            **({"masked": self.masked} if self.masking else {}),
+        }
+
+
+def _lists(values: np.ndarray) -> Any:
+    """Rows (rows, length) as an Arrow column of lists of that length."""
+    import pyarrow
+
+    return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.ravel()), values.shape[1])

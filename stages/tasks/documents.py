@@ -1,0 +1,192 @@
+"""A corpus in, its documents out one by one: no more of it is in memory than the document at hand.
+
+corpus.txt | .tokens | .jsonl | .parquet                one file
+<folder>/wiki.train.tokens, wiki.valid.tokens           the split is a word of the name
+<folder>/part-0.parquet, part-1.parquet, ...            no such words: all of it is train
+owner/name, owner/name:config                           the hub, streamed
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+from stages.settings import BadInput
+from stages.tasks import bundled
+from stages.tasks.corpus import Corpus
+
+FORMATS = (".txt", ".tokens", ".jsonl", ".parquet")
+WORDS = {"train": {"train"}, "validation": {"valid", "validation", "dev"}, "test": {"test"}}
+HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+HEADING = re.compile(r" = [^=].* = ")
+Row = tuple[str, dict[str, Any]]
+"""Where a row stands, to begin an error message with, and its columns."""
+
+
+def documents(corpus: Corpus, name: str) -> dict[str, Iterator[str]]:
+    """The texts of `train` and, where the corpus has them apart, of `validation`; read as they are asked for.
+
+    Raises:
+        BadInput: no such file, folder or data set, or nothing in it to train on; while reading, text that is not UTF-8,
+            a broken row, or one without the column.
+    """
+    parts = _source(corpus, name)
+    if corpus.validation:
+        files = _files(corpus.validation, f"data.corpora.{name}.validation")
+        parts["validation"] = _texts(files, corpus, name)
+    return parts
+
+
+def _source(corpus: Corpus, name: str) -> dict[str, Iterator[str]]:
+    setting = f"data.corpora.{name}.source"
+    if corpus.source == "bundled":
+        return {split: iter(table.columns["sentence"]) for split, table in bundled.tables().items()}
+    place = Path(corpus.source).expanduser()
+    if not place.exists() and place.suffix not in FORMATS and HUB.fullmatch(corpus.source):
+        return _hub(corpus, name, setting)
+    splits = _splits(_files(corpus.source, setting))
+    if "train" not in splits:
+        raise BadInput(f"{setting} {place} has text for validation and test only; add a file to train on")
+    return {split: _texts(files, corpus, name) for split, files in splits.items()}
+
+
+def _files(named: str, setting: str) -> list[Path]:
+    place = Path(named).expanduser()
+    if not place.exists():
+        raise BadInput(f"{setting} {place} does not exist; give a file, a folder, or for a source a hub id")
+    found = sorted(path for path in (place.iterdir() if place.is_dir() else [place]) if path.suffix in FORMATS)
+    if not found:
+        raise BadInput(f"{setting} {place} is no text that can be read; give a file that ends in {', '.join(FORMATS)}")
+    return found
+
+
+def _splits(files: list[Path]) -> dict[str, list[Path]]:
+    """Files by split; a single file is train whatever its name, and one that says nothing is where none says train."""
+    if len(files) == 1:
+        return {"train": files}
+    found: dict[str, list[Path]] = {}
+    for path in files:
+        words = set(re.split(r"[^a-z]+", path.stem.lower()))
+        split = next((split for split, marks in WORDS.items() if words & marks), "other")
+        found.setdefault(split, []).append(path)
+    found.setdefault("train", found.get("other", []))
+    return {split: found[split] for split in ("train", "validation") if found.get(split)}
+
+
+def _texts(files: list[Path], corpus: Corpus, name: str) -> Iterator[str]:
+    for path in files:
+        if path.suffix in (".txt", ".tokens"):
+            yield from DOCUMENTS[corpus.documents](text for _, text in _lines(path))
+        else:
+            rows = _parquet(path, corpus.text) if path.suffix == ".parquet" else _jsonl(path)
+            yield from _column(rows, corpus.text, name)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines, from 1, without their ends."""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                text = raw.decode("utf8")
+            except UnicodeDecodeError as error:
+                raise BadInput(
+                    f"{path}, line {number}: byte 0x{raw[error.start]:02x} at place {error.start + 1} of the line is "
+                    "not UTF-8; save the file as UTF-8"
+                ) from None
+            yield number, text.removeprefix("\ufeff").rstrip("\r\n")
+
+
+def _line_by_line(lines: Iterable[str]) -> Iterator[str]:
+    return (line.strip() for line in lines if line.strip())
+
+
+def _between_blank_lines(lines: Iterable[str]) -> Iterator[str]:
+    for full, group in groupby(map(str.strip, lines), key=bool):
+        if full:
+            yield "\n".join(group)
+
+
+def _articles(lines: Iterable[str]) -> Iterator[str]:
+    article: list[str] = []
+    before = ""
+    for line, after in pairwise(chain(lines, [""])):
+        # the blank lines tell a title from a row of a table: ` = Goals ; A = `
+        if article and HEADING.fullmatch(line) and not before.strip() and not after.strip():
+            yield "\n".join(article)
+            article = []
+        if line.strip():
+            article.append(line.strip())
+        before = line
+    if article:
+        yield "\n".join(article)
+
+
+DOCUMENTS: dict[str, Callable[[Iterable[str]], Iterator[str]]] = {
+    "lines": _line_by_line,
+    "blank_lines": _between_blank_lines,
+    "articles": _articles,
+}
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    for number, line in _lines(path):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise BadInput(f"{path}, line {number}: not JSON ({error.msg}); write one object a line") from None
+            if not isinstance(value, dict):
+                raise BadInput(f"{path}, line {number}: {value!r:.50} is not an object of columns and values")
+            yield f"{path}, line {number}", value
+
+
+def _parquet(path: Path, column: str) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    done = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            wanted = [column] if column in file.schema_arrow.names else None  # all, to name them
+            for batch in file.iter_batches(batch_size=1024, columns=wanted):
+                for number, row in enumerate(batch.to_pylist(), done + 1):
+                    yield f"{path}, row {number}", row
+                done += batch.num_rows
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        raise BadInput(f"{path} cannot be read as Parquet ({error}); write it again") from None
+
+
+def _hub(corpus: Corpus, name: str, setting: str) -> dict[str, Iterator[str]]:
+    from datasets import get_dataset_split_names, load_dataset
+
+    owner, _, config = corpus.source.partition(":")
+    try:
+        names = get_dataset_split_names(owner, config or None)
+        if "train" not in names:
+            raise ValueError(f"its splits are {', '.join(names)}, and none is train")
+        found = [split for split in ("train", "validation") if split in names]
+        splits = {split: load_dataset(owner, config or None, split=split, streaming=True) for split in found}
+    except (OSError, ValueError) as error:  # ConnectionError and the hub's own errors are OSErrors
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(
+            f"{setting} {corpus.source} is no file or folder here and cannot be loaded from the hub ({reason}); "
+            "give a file, a folder or a hub id"
+        ) from error
+    return {split: _column(_numbered(split, rows), corpus.text, name) for split, rows in splits.items()}
+
+
+def _numbered(split: str, rows: Iterable[dict[str, Any]]) -> Iterator[Row]:
+    return ((f"{split}, row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _column(rows: Iterable[Row], column: str, name: str) -> Iterator[str]:
+    for where, row in rows:
+        if column not in row:
+            found = ", ".join(row) or "nothing"
+            raise BadInput(f"{where}: no column `{column}`, but {found}; set data.corpora.{name}.text")
+        if not isinstance(row[column], str):
+            raise BadInput(f"{where}: {column} is {row[column]!r:.50} where a text is wanted; correct that row")
+        if row[column].strip():
+            yield row[column]

@@ -1,0 +1,46 @@
+"""Documents in, tokens out: many documents at a time, and never a whole corpus in memory."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+UNKNOWN = "<unk>"
+"""How WikiText and its like write a word that was left out."""
+DOCUMENTS, CHARACTERS = 1000, 1_000_000
+"""What is tokenized at a time."""
+
+
+def batched(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts, as many as are tokenized together."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if len(batch) == DOCUMENTS or size >= CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def tokenize(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> tuple[np.ndarray, np.ndarray]:
+    """Ids (int32) of all texts in a row, a separator behind each, and where a word begins (bool): both (tokens,).
+
+    A special token is a word of its own; `<unk>` in a text is the tokenizer's unknown token.
+
+    Args:
+        tokenizer: neither pads nor truncates; its own threads share the work.
+    """
+    if tokenizer.unk_token:
+        texts = [text.replace(UNKNOWN, tokenizer.unk_token) for text in texts]
+    ids, starts = [np.zeros(0, np.int32)], [np.zeros(0, bool)]
+    for text in tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False):
+        if text.ids:
+            ids.append(np.array([*text.ids, tokenizer.sep_token_id], np.int32))
+            starts.append(np.diff(text.word_ids, prepend=-1, append=-1) != 0)
+    return np.concatenate(ids), np.concatenate(starts)
