@@ -157,9 +157,22 @@ def test_the_rules_can_fail(tmp_path: Path) -> None:
 
 
 def test_dvc_reads_the_graph() -> None:
-    """`dvc dag` names every stage, with the shipped matrix filled in."""
-    command = [sys.executable, "-m", "dvc", "dag", "--dot"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    """`dvc dag` names every stage, with the shipped matrix filled in; no corpus, nothing to pack."""
+    shown = dag(ROOT)
     for stage in GRAPH:
-        assert f'"{stage}' in shown
+        assert (f'"{stage}' in shown) == ("corpus" not in GRAPH[stage].get("matrix", {})), stage
     assert '"evaluate@sentiment" -> "compare"' in shown
+
+
+def test_dvc_packs_each_corpus(tmp_path: Path) -> None:
+    params = (ROOT / "params.yaml").read_text().replace("corpora: []", "corpora: [bundled, wiki]", 1)
+    (tmp_path / "params.yaml").write_text(params)
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
+    shown = dag(tmp_path)
+    assert '"pack@bundled"' in shown and '"pack@wiki"' in shown
+
+
+def dag(folder: Path) -> str:
+    command = [sys.executable, "-m", "dvc", "dag", "--dot"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout

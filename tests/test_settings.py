@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from stages.settings import BadInput, Baseline, Distill, Factorize, Params, describe, load
 from stages.tasks import Task
+from stages.tasks.corpus import Corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -80,7 +81,7 @@ def test_every_field_is_explained(block: type[BaseModel]) -> None:
     assert block.__doc__ and block.__doc__ != BaseModel.__doc__
     lines = block.model_fields.items()
     if block is Params:  # its blocks explain themselves
-        lines = [(name, field) for name, field in lines if name in ("seed", "tasks")]
+        lines = [(name, field) for name, field in lines if name in ("seed", "tasks", "corpora")]
     assert [name for name, field in lines if not field.description] == []
 
 
@@ -108,6 +109,11 @@ def test_blocks_are_closed_and_frozen() -> None:
         ("seed: -1", "seed = -1: "),
         ("tasks: []", "tasks = []: "),
         ("tasks: [sst3]", "tasks names `sst3`; known are sentiment, cola, sst2"),
+        ("corpora: [wiki]", "corpora names `wiki`; known are bundled; describe your own under data.corpora"),
+        ("corpora: [bundled, bundled]", "corpora names bundled twice"),
+        ("data: {corpora: {wiki: {path: x}}}", "data.corpora.wiki.path is not a setting"),
+        ("data: {corpora: {wiki: {source: x, documents: pages}}}", "data.corpora.wiki.documents = 'pages': Input"),
+        ("pack: {tokens: 100}", "pack: tokens 100 do not fill a block of block_length 128"),
         ("baseline: {recipes: [magic]}", "baseline.recipes names `magic`; the recipes are none"),
         ("baseline: {seeds: [1, 2, 1]}", "baseline.seeds names 1 twice"),
         ("baseline: {seeds: []}", "baseline.seeds = []: "),
@@ -245,6 +251,11 @@ def test_a_recipe_follows_the_main_chain(tmp_path: Path) -> None:
 def test_a_task_of_ones_own() -> None:
     params = Params(tasks=["mine"], data={"source": "x", "custom": {"mine": {"labels": ["a", "b"]}}})
     assert params.task("mine") == Task(labels=["a", "b"])
+
+
+def test_a_corpus_of_ones_own() -> None:
+    params = Params(corpora=["wiki", "bundled"], data={"corpora": {"wiki": {"source": "x"}}})
+    assert params.corpus("wiki") == Corpus(source="x") and params.corpus("bundled").source == "bundled"
 
 
 @pytest.mark.parametrize("verb", VERBS)

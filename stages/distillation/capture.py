@@ -27,7 +27,9 @@ class Batch:
     mask: Tensor
     """1 for real tokens, 0 for padding; (batch, tokens), float32."""
     labels: Tensor
-    """(batch,)"""
+    """(batch,), or one for each row of the logits."""
+    rows: Tensor | None = None
+    """The example that each row of the logits belongs to, (rows,); None: each example has one."""
     layers: Collection[int] | None = None
     """The student's layers whose turn it is; None means all."""
     progress: float = 0.0
@@ -37,6 +39,13 @@ class Batch:
 
     def takes(self, layer: int) -> bool:
         return self.layers is None or layer == 0 or layer in self.layers
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over examples of a value for each row of the logits, (rows,): first over an example's own rows."""
+        if self.rows is None:
+            return values.mean()
+        counts = values.new_zeros(len(self.mask)).index_add_(0, self.rows, torch.ones_like(values))
+        return (values / counts[self.rows]).sum() / len(self.mask)
 
     @property
     def tokens(self) -> Tensor:

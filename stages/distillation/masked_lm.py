@@ -32,10 +32,11 @@ class MaskedLMTrainer(DistillationTrainer):
         super().__init__(model, *args, teacher=teacher, **kwargs)
         self.columns.append("starts")
 
-    def _read(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def _read(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         index, epoch = inputs.pop("index"), int(self.state.epoch or 0)
         ids, labels = mask(inputs["input_ids"], inputs.pop("starts"), index, epoch, self.masking)
-        return self._at(ids, labels), labels[labels >= 0], index
+        asked = labels >= 0
+        return self._at(ids, labels), {"labels": labels[asked], "rows": asked.nonzero()[:, 0], "index": index}
 
     def _at(self, ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Inputs of both models, whose heads answer at the masked tokens alone."""

@@ -109,10 +109,8 @@ class DistillationTrainer(OrderedTrainer):
         """
         now = turn(self.settings, progress, self.state.global_step, self.shapes[0].depth)
         terms = now.terms(self.objectives, self.pairs)
-        inputs, labels, index = self._read(inputs)
-        batch = Batch(
-            mask=inputs["attention_mask"].float(), labels=labels, index=index, layers=now.layers, progress=progress
-        )
+        inputs, known = self._read(inputs)
+        batch = Batch(mask=inputs["attention_mask"].float(), layers=now.layers, progress=progress, **known)
         teacher = None
         if any(term.compares for term in terms.values()):
             with torch.inference_mode():
@@ -123,10 +121,10 @@ class DistillationTrainer(OrderedTrainer):
         idle = sum((p.sum() for p in waiting), student.logits.sum())
         return {name: term(student, teacher, batch, learned.get(name)) for name, term in terms.items()}, idle
 
-    def _read(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """What the models read of a batch, the labels of its logits, and its examples' places in the training split."""
-        labels, index = inputs.pop("labels"), inputs.pop("index")
-        return inputs, labels, index
+    def _read(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the models read of a batch, and what the objectives know of it: fields of Batch."""
+        known = {name: inputs.pop(name) for name in ("labels", "index")}
+        return inputs, known
 
     def _add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():

@@ -26,8 +26,8 @@ class Hard(Objective):
         """Shapes: logits (batch, classes), labels (batch,)."""
         logits = student.logits.float()
         if logits.shape[-1] == 1:
-            return (logits.squeeze(-1) - batch.labels.float()).square().mean()
-        return -logits.log_softmax(-1).gather(-1, batch.labels.unsqueeze(-1)).mean()
+            return batch.mean((logits.squeeze(-1) - batch.labels.float()).square())
+        return -batch.mean(logits.log_softmax(-1).gather(-1, batch.labels.unsqueeze(-1)).squeeze(-1))
 
 
 class KL(Objective):
@@ -48,9 +48,9 @@ class KL(Objective):
         from stages.distillation.distances import divergence
 
         if student.logits.shape[-1] == 1:
-            return (teacher.logits.float() - student.logits.float()).square().mean() / 2
+            return batch.mean((teacher.logits.float() - student.logits.float()).square().squeeze(-1)) / 2
         t = at(self.temperature, batch.progress)
-        return t**2 * divergence(student.logits.float() / t, teacher.logits.float() / t).mean()
+        return t**2 * batch.mean(divergence(student.logits.float() / t, teacher.logits.float() / t))
 
 
 class LogitMSE(Objective):
@@ -63,4 +63,4 @@ class LogitMSE(Objective):
 
     def __call__(self, student: Captured, teacher: Captured, batch: Batch, learned=None) -> Tensor:
         """Shapes: logits (batch, classes)."""
-        return (student.logits.float() - teacher.logits.float()).square().mean()
+        return batch.mean((student.logits.float() - teacher.logits.float()).square().mean(-1))
