@@ -203,7 +203,7 @@ def test_the_command_gives_the_same_bytes(tmp_path: Path, tiny_model: Path) -> N
         "seed": 5,
         "corpora": ["mine"],
         "data": {"corpora": {"mine": {"source": str(tmp_path / "text.txt")}}},
-        "prune": {"base": {"model": str(tiny_model)}},
+        "pretrain": {"base": {"model": str(tiny_model)}},
         "pack": {"block_length": LENGTH},
         "tracking": {"system_metrics": False},
     }
@@ -431,9 +431,9 @@ def test_a_model_that_cannot_is_refused(tmp_path: Path, tiny_model: Path) -> Non
             path.read_text().replace('"mask_token": "[MASK]"', '"mask_token": null') if path.suffix == ".json" else ""
         )
         (decoder / path.name).write_text(content)
-    with pytest.raises(BadInput, match=r"prune\.base\.model .* has no mask token; give an encoder such as BERT"):
+    with pytest.raises(BadInput, match=r"pretrain\.base\.model .* has no mask token; give an encoder such as BERT"):
         run(tmp_path / "out", tmp_path / "text.txt", decoder)
-    with pytest.raises(BadInput, match=r"prune\.base\.model .*nowhere is not a folder"):
+    with pytest.raises(BadInput, match=r"pretrain\.base\.model .*nowhere is not a folder"):
         run(tmp_path / "none", tmp_path / "text.txt", tmp_path / "nowhere")
 
 
