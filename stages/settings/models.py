@@ -107,10 +107,10 @@ class Distill(TaskTraining):
     """Peak learning rate of AdamW; with all of MaKD's terms higher than fine-tuning or logits alone bear."""
     objectives: Objectives = Objectives()
     """What the student is compared on, each with a weight and its own settings; null or weight 0 is not computed."""
-    hierarchy: Literal["layers", "stages", "rotate"] = "layers"
+    hierarchy: Literal["layers", "stages", "rotate"] = "stages"
     """`layers`: all terms at once. `stages`: layer level, then the matrix level too, then prediction only.
     `rotate`: a third of the layers per step in turn."""
-    stage_shares: tuple[ShareOrNone, ShareOrNone, ShareOrNone] = (0.4, 0.3, 0.3)
+    stage_shares: tuple[ShareOrNone, ShareOrNone, ShareOrNone] = (0.3, 0.3, 0.4)
     """For `stages`: shares of the steps that the three stages take; they sum to 1, and 0 leaves a stage out."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout in the student while it is distilled; 0 lets it match the teacher exactly."""
@@ -127,5 +127,7 @@ class Distill(TaskTraining):
             raise ValueError("objectives has no term with a weight above 0; give `kl` or `hard` one")
         levels = {term.level for term in self.objectives.active().values()}
         if self.hierarchy == "stages" and not {"layer", "prediction"} <= levels:
-            raise ValueError("hierarchy `stages` needs a term of the layer level and one of the prediction level")
+            raise ValueError(
+                "hierarchy `stages` needs a term of the layer level and one of the prediction level; use `layers`"
+            )
         return self
