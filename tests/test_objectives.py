@@ -466,6 +466,9 @@ def test_hierarchies():
     tinybert = Distill(hierarchy="stages", stage_shares=(0.5, 0, 0.5))
     assert [at(tinybert, s, 4, 4) for s in range(4)] == [layer] * 2 + [{"kl"}] * 2
 
+    said = Distill(hierarchy="stages", objectives={"kl": {}, "attention_kl": None, "hidden": None, "matrices": None})
+    assert [turn(said, s / 4, s, 4).levels for s in range(4)] == [("prediction",)] * 4, "no stage without a term"
+
     rotate = Distill(hierarchy="rotate")
     taken = [list(turn(rotate, s / 9, s, 6).layers) for s in range(3)]
     assert taken == [[1, 4], [2, 5], [3, 6]]

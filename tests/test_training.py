@@ -245,7 +245,11 @@ def test_a_narrower_student_learns_by_projections_that_it_does_not_keep(place, t
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "narrow")
     terms = {"hidden": {}, "embedding": {}, "hidden_cosine": {}, "matrices": {}, "relations": {}, "contrastive": {}}
     distill(
-        Distill(**SMALL, objectives=terms | {"attention_mse": {"weight": {"start": 0, "end": 1, "until": 0.5}}}),
+        Distill(
+            **SMALL,
+            hierarchy="layers",
+            objectives=terms | {"attention_mse": {"weight": {"start": 0, "end": 1, "until": 0.5}}},
+        ),
         data=place / "prepare/data",
         teacher=place / "finetune/model",
         student=tmp_path / "narrow",

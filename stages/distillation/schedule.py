@@ -31,20 +31,28 @@ class Turn:
 
 
 ALL = ("prediction", "layer", "matrix")
+STAGES = (("layer",), ("layer", "matrix"), ("prediction",))
+"""What counts in the three stages of `stages`."""
 
 
 def turn(settings: Distill, progress: float, step: int, depth: int) -> Turn:
     """The turn at a share of the training, at optimizer step `step`, of a student of `depth` layers.
 
     `layers`: everything always. `stages`: layer level, then layer and matrix level, then prediction only; shares of
-    [0.7, 0, 0.3] are TinyBERT's intermediate, then prediction. `rotate`: every third layer, the start moving by one
-    each step. Source: hierarchy from MaKD; shares and rotation ours.
+    [0.7, 0, 0.3] are TinyBERT's intermediate, then prediction. A stage in which nothing counts is passed over.
+    `rotate`: every third layer, the start moving by one each step. Source: MaKD; shares, rotation ours.
     """
     if settings.hierarchy == "stages":
-        first, second, _ = settings.stage_shares
-        if progress < first:
-            return Turn(("layer",), None)
-        return Turn(("layer", "matrix"), None) if progress < first + second else Turn(("prediction",), None)
+        levels = {term.level for term in settings.objectives.active().values()}
+        stages = [
+            (part, share) for part, share in zip(STAGES, settings.stage_shares, strict=True) if levels & set(part)
+        ]
+        place = progress * sum(share for _, share in stages)
+        for part, share in stages:
+            if place < share:
+                return Turn(part, None)
+            place -= share
+        return Turn(stages[-1][0], None)
     if settings.hierarchy == "rotate":
         return Turn(ALL, range(1 + step % 3, depth + 1, 3))
     return Turn(ALL, None)

@@ -111,7 +111,8 @@ class Distill(TaskTraining):
     """`layers`: all terms at once. `stages`: layer level, then the matrix level too, then prediction only.
     `rotate`: a third of the layers per step in turn."""
     stage_shares: tuple[ShareOrNone, ShareOrNone, ShareOrNone] = (0.3, 0.3, 0.4)
-    """For `stages`: shares of the steps that the three stages take; they sum to 1, and 0 leaves a stage out."""
+    """For `stages`: shares of the steps that the three stages take; they sum to 1, and 0 leaves a stage out.
+    One in which no objective counts leaves its steps to the others."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout in the student while it is distilled; 0 lets it match the teacher exactly."""
     augmented: bool = False
@@ -125,9 +126,4 @@ class Distill(TaskTraining):
             raise ValueError(f"stage_shares must sum to 1, not {sum(self.stage_shares):g}")
         if not self.objectives.active():
             raise ValueError("objectives has no term with a weight above 0; give `kl` or `hard` one")
-        levels = {term.level for term in self.objectives.active().values()}
-        if self.hierarchy == "stages" and not {"layer", "prediction"} <= levels:
-            raise ValueError(
-                "hierarchy `stages` needs a term of the layer level and one of the prediction level; use `layers`"
-            )
         return self
