@@ -237,17 +237,17 @@ def test_documents_are_read_as_they_are_asked_for(
     """Once train has its tokens, the corpus is not read on."""
     read = 0
 
-    def endless(corpus: Corpus, name: str) -> dict[str, Iterator[str]]:
+    def long(corpus: Corpus, name: str) -> dict[str, Iterator[str]]:
         def texts() -> Iterator[str]:
             nonlocal read
-            while True:
+            while read < 100_000:  # far more than is needed
                 read += 1
                 yield TEXTS[read % 300]
 
         return {"train": texts()}
 
-    monkeypatch.setattr("stages.pack.documents", endless)
-    metrics = run(tmp_path / "out", "endless.txt", tiny_model, tokens=20_000)
+    monkeypatch.setattr("stages.pack.documents", long)
+    metrics = run(tmp_path / "out", "long.txt", tiny_model, tokens=20_000)
     assert metrics["train"]["blocks"] == 20_000 // LENGTH
     assert read <= metrics["train"]["documents"] * 1.1 + tokens.DOCUMENTS
 
@@ -270,7 +270,8 @@ def test_a_large_file_is_not_read_into_memory(tmp_path: Path, ending: str) -> No
 
 
 ARTICLES = """
- = First = \n \n one two \n \n = = Part = = \n \n three \n = Goals ; A = \n four \n \n = Second = \n \n five \n"""
+ = First = \n \n one two \n \n = = Part = = \n \n three \n = Goals ; A = \n four \n \n = Wins = \n 1
+ \n = Second = \n \n five \n"""
 
 
 @pytest.mark.parametrize(
@@ -278,13 +279,24 @@ ARTICLES = """
     [
         (
             "lines",
-            ["= First =", "one two", "= = Part = =", "three", "= Goals ; A =", "four", "= Second =", "five"],
+            [
+                "= First =",
+                "one two",
+                "= = Part = =",
+                "three",
+                "= Goals ; A =",
+                "four",
+                "= Wins =",
+                "1",
+                "= Second =",
+                "five",
+            ],
         ),
         (
             "blank_lines",
-            ["= First =", "one two", "= = Part = =", "three\n= Goals ; A =\nfour", "= Second =", "five"],
+            ["= First =", "one two", "= = Part = =", "three\n= Goals ; A =\nfour", "= Wins =\n1", "= Second =", "five"],
         ),
-        ("articles", ["= First =\none two\n= = Part = =\nthree\n= Goals ; A =\nfour", "= Second =\nfive"]),
+        ("articles", ["= First =\none two\n= = Part = =\nthree\n= Goals ; A =\nfour\n= Wins =\n1", "= Second =\nfive"]),
     ],
 )
 def test_where_documents_end(tmp_path: Path, mode: str, wanted: list[str]) -> None:
