@@ -78,7 +78,7 @@ def prune(
         data_collator=default_data_collator,
         grouped=False,
         teacher=reference,
-        distill=Distill(objectives=settings.objectives),
+        distill=Distill(hierarchy="layers", objectives=settings.objectives),
         masking=Masking.of(tokenizer, packed, seed),
         importance=Importance(model, settings.importance, settings.betas, seed),
         schedule=Schedule(

@@ -270,7 +270,8 @@ def test_a_large_file_is_not_read_into_memory(tmp_path: Path, ending: str) -> No
 
 
 ARTICLES = """
- = First = \n \n one two \n \n = = Part = = \n \n three \n = Goals ; A = \n four \n \n = Wins = \n 1 \n \n = Second = \n \n five \n"""
+ = First = \n \n one two \n \n = = Part = = \n \n three \n = Goals ; A = \n four \n \n = Wins = \n 1
+ \n = Second = \n \n five \n"""
 
 
 @pytest.mark.parametrize(
