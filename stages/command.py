@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages import tracking
+from stages.corpora.corpus import Corpus
 from stages.settings import BadInput, Params, describe, load
 from stages.tasks import Task
-from stages.tasks.corpus import Corpus
 from stages.tracking.context import is_main
 
 OUTPUTS = Path("outputs")

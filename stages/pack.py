@@ -30,15 +30,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.command import command
+from stages.corpora.corpus import Corpus
+from stages.corpora.documents import documents
 from stages.models.base import load_tokenizer, longest
 from stages.settings import BadInput, Base, Pack
-from stages.tasks.corpus import Corpus
-from stages.tasks.documents import documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from stages.tasks.blocks import Writer
+    from stages.corpora.blocks import Writer
     from stages.tracking import Run
 
 MODEL = "pretrain.base.model"
@@ -54,8 +54,8 @@ def pack(
     Raises:
         BadInput: the corpus cannot be read or fills no block, or the base model reads no masks or no such block.
     """
-    from stages.tasks.blocks import Writer
-    from stages.tasks.masking import Masking
+    from stages.corpora.blocks import Writer
+    from stages.corpora.masking import Masking
 
     tokenizer = _tokenizer(base, settings.block_length)
     masking = Masking.of(tokenizer, settings, seed, FROZEN_MASKS)
@@ -94,7 +94,7 @@ def _tokenizer(base: Base, length: int) -> "PreTrainedTokenizerBase":
 
 def _texts(corpus: Corpus, name: str, share: float, seed: int) -> Iterator[tuple[str, list[str]]]:
     """Documents, many at a time, each time of one split; `validation` first where the corpus has it apart."""
-    from stages.tasks.tokens import batched
+    from stages.corpora.tokens import batched
 
     parts = documents(corpus, name)
     for texts in batched(parts.get("validation", ())):
@@ -112,7 +112,7 @@ def _held_out(first: int, count: int, share: float, seed: int) -> list[bool]:
     """Which documents are for validation; each by its own number, so that how many follow changes nothing."""
     import torch
 
-    from stages.tasks.masking import random_bits, uniform
+    from stages.corpora.masking import random_bits, uniform
 
     return (uniform(random_bits(seed, HELD_OUT, torch.arange(first, first + count))) < share).tolist()
 
@@ -126,7 +126,7 @@ def _fill(
     """Writes until the corpus ends or train has all that it may."""
     from tqdm import tqdm
 
-    from stages.tasks.tokens import tokenize
+    from stages.corpora.tokens import tokenize
 
     with tqdm(desc="packing", unit=" tokens", unit_scale=True, total=wanted) as bar:
         for split, batch in texts:

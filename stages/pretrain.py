@@ -25,8 +25,8 @@ def pretrain(settings: Pretrain, *, data: Path, output: Path, seed: int, run: "R
     """
     from transformers import AutoTokenizer, set_seed
 
+    from stages.corpora.blocks import read_blocks
     from stages.models.masked_lm import load_masked_lm, warm_up
-    from stages.tasks.blocks import read_blocks
 
     tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
     set_seed(seed)  # a new head is drawn here

@@ -42,14 +42,14 @@ def prune(
     """
     from transformers import AutoModelForMaskedLM, AutoTokenizer, default_data_collator, set_seed
 
+    from stages.corpora.blocks import read_blocks
+    from stages.corpora.masking import Masking
     from stages.distillation.masked_lm import goal
     from stages.models.anatomy import Parts
     from stages.pruning.importance import Importance
     from stages.pruning.schedule import Schedule, Widths
     from stages.pruning.targets import resolve
     from stages.pruning.trainer import PruningTrainer
-    from stages.tasks.blocks import read_blocks
-    from stages.tasks.masking import Masking
     from stages.training import fingerprint, train
 
     tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")

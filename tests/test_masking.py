@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binomtest, chisquare, kstest
 from torch import Tensor
 
-from stages.tasks.masking import Masking, mask, random_bits, uniform
+from stages.corpora.masking import Masking, mask, random_bits, uniform
 
 RULE = Masking(seed=7, share=0.15, whole_words=False, mask_id=4, vocabulary=1000, special=(0, 1, 2, 3, 4))
 BLOCKS, LENGTH = 512, 128

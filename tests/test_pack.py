@@ -19,13 +19,14 @@ from conftest import reviews
 from scipy.stats import binomtest
 from transformers import AutoTokenizer
 
+from stages.corpora import tokens
+from stages.corpora.blocks import read_blocks
+from stages.corpora.corpus import Corpus
+from stages.corpora.documents import documents
+from stages.corpora.masking import Masking, mask
 from stages.pack import FROZEN_MASKS, pack
 from stages.settings import BadInput, Base, Pack
-from stages.tasks import bundled, tokens
-from stages.tasks.blocks import read_blocks
-from stages.tasks.corpus import Corpus
-from stages.tasks.documents import documents
-from stages.tasks.masking import Masking, mask
+from stages.tasks import bundled
 from stages.tracking import Run
 
 ROOT = Path(__file__).resolve().parent.parent

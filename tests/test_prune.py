@@ -17,6 +17,7 @@ from test_students import FAMILIES, sentences, teacher
 from torch import nn
 from transformers import AutoModelForMaskedLM
 
+from stages.corpora.corpus import Corpus
 from stages.models.anatomy import Parts
 from stages.pack import pack
 from stages.pretrain import pretrain
@@ -27,7 +28,6 @@ from stages.pruning.masks import MaskedNorm, Masks
 from stages.pruning.schedule import Schedule, Widths
 from stages.pruning.targets import resolve
 from stages.settings import BadInput, Base, Pack, Pretrain, Prune, Target, Warmup
-from stages.tasks.corpus import Corpus
 from stages.tracking import Run
 
 PACKED = Pack(block_length=16)

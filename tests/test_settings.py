@@ -9,9 +9,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from stages.corpora.corpus import Corpus
 from stages.settings import BadInput, Baseline, Distill, Factorize, Params, describe, load
 from stages.tasks import Task
-from stages.tasks.corpus import Corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -9,10 +9,10 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import EvalPrediction, PreTrainedModel
 
+from stages.corpora.masking import Masking, mask
 from stages.distillation.distances import divergence
 from stages.distillation.trainer import DistillationTrainer
 from stages.models.masked_lm import MaskedHead, logits_at
-from stages.tasks.masking import Masking, mask
 from stages.training import Goal
 
 METRICS = ["accuracy", "perplexity", "discrepancy"]

@@ -4,9 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from stages.corpora.corpus import Corpus
 from stages.settings.block import Block, Count
 from stages.tasks import Task
-from stages.tasks.corpus import Corpus
 
 
 class Base(Block):

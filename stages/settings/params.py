@@ -4,6 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from stages.corpora.corpus import CORPORA, Corpus
 from stages.distillation.objectives import Objectives
 from stages.settings.agnostic import Pretrain, Prune
 from stages.settings.block import BadInput, Block
@@ -12,7 +13,6 @@ from stages.settings.models import Distill, Factorize, Finetune
 from stages.settings.report import sentences
 from stages.settings.results import Baseline, Benchmark, Compare, Evaluate, Export, Promote, Race, Recipe, Tracking
 from stages.tasks import GLUE, Task
-from stages.tasks.corpus import CORPORA, Corpus
 
 
 class Params(Block):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from stages.corpora.masking import Masking, mask
 from stages.settings import BadInput
-from stages.tasks.masking import Masking, mask
 
 if TYPE_CHECKING:
     from datasets import Dataset

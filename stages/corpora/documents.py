@@ -13,9 +13,9 @@ from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+from stages.corpora.corpus import Corpus
 from stages.settings import BadInput
 from stages.tasks import bundled
-from stages.tasks.corpus import Corpus
 
 FORMATS = (".txt", ".tokens", ".jsonl", ".parquet")
 WORDS = {"train": {"train"}, "validation": {"valid", "validation", "dev"}, "test": {"test"}}
