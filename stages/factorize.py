@@ -1,8 +1,9 @@
 """The teacher in; a student of the wanted size, its rank table and its spectra out.
 
-First the student is cut: some of the teacher's layers, narrower if asked. What is still over the budget is factorized
-away: calibration text says which directions each matrix is used in; an SVD in that norm gives every matrix's factors;
-the budget is dealt out as ranks; each matrix W becomes two thin ones, A B. Nothing is trained here.
+First the student is cut: some of the teacher's layers, narrower if asked; or it is another pretrained model. What is
+still over the budget is factorized away: calibration text says which directions a matrix is used in; an SVD in that
+norm gives each its factors; the budget is dealt out as ranks; each matrix W becomes two thin ones, A B. Nothing is
+trained here.
 
     python -m stages.factorize --task sst2
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.command import command
-from stages.settings import Factorize
+from stages.settings import Base, Factorize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from stages.tasks import Task
     from stages.tracking import Run
 
 
@@ -39,11 +41,16 @@ def factorize(settings: Factorize, *, data: Path, teacher: Path, output: Path, s
     from stages.lowrank.report import plot, table
     from stages.models.base import load
     from stages.pruning.cut import cut
-    from stages.pruning.plan import fit
+    from stages.pruning.plan import fit, taken
+    from stages.tasks.splits import read_task
 
     model, tokenizer = load(teacher), AutoTokenizer.from_pretrained(teacher)
-    plan = fit(settings, model)
-    start = cut(model, plan)
+    if settings.start:
+        start = _start(settings.start, read_task(data), seed)
+        plan = taken(settings, model, start)
+    else:
+        plan = fit(settings, model)
+        start = cut(model, plan)
     made = reduce(settings, start, room(settings, model, start), _calibration(settings, tokenizer, data, seed))
     made.model.save_pretrained(output / "model")
     tokenizer.save_pretrained(output / "model")
@@ -56,6 +63,16 @@ def factorize(settings: Factorize, *, data: Path, teacher: Path, output: Path, s
     plot(made, settings, output / "spectra.png")
     run.metrics(metrics)
     return metrics | described
+
+
+def _start(folder: str, task: "Task", seed: int) -> "PreTrainedModel":
+    """A pretrained model with a fresh head for the task."""
+    from transformers import set_seed
+
+    from stages.models.base import load_classifier
+
+    set_seed(seed)
+    return load_classifier(Base(model=folder), task, setting="factorize.start").eval()
 
 
 def _calibration(

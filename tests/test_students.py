@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_lowrank import tiny
 from torch import Tensor, nn
 
@@ -405,6 +406,43 @@ def test_calibration_sees_the_student_not_the_teacher(place, tmp_path):
     table = pd.read_csv(tmp_path / "ranks.csv").set_index("module")
     assert len(table) == 12 and table.output_error[name] == pytest.approx(float(lost / whole), rel=1e-3)
     assert missed.mean(0).abs().max() < 1e-4, "the bias takes the mean up"
+
+
+def narrow(place: Path, folder: Path, words: int | None = None) -> float:
+    """A pretrained model without a task's head, narrower than the teacher; returns its share of the layers."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig.from_pretrained(place / "teacher")
+    config.hidden_size, config.intermediate_size = 16, 64
+    config.vocab_size = words or config.vocab_size
+    made = BertModel(config)
+    made.save_pretrained(folder)
+    return Parts(made).layer_parameters() / Parts(load(place / "teacher")).layer_parameters()
+
+
+def test_a_student_may_start_from_another_pretrained_model(place, tmp_path):
+    """As it is where it fits the budget, factorized where it does not."""
+    share = narrow(place, tmp_path / "small")
+    metrics = student(place, tmp_path / "whole", start=str(tmp_path / "small"), budget=share)
+    assert metrics["layer_share"] == pytest.approx(share) and metrics["hidden_size"] == 16
+    known, made = (load_file(tmp_path / name / "model.safetensors") for name in ("small", "whole/model"))
+    inside = [name for name in known if name.startswith("encoder")]
+    assert inside and all(torch.equal(known[name], made[f"bert.{name}"]) for name in inside)
+    metrics = student(place, tmp_path / "factors", start=str(tmp_path / "small"), budget=0.6 * share)
+    assert 0.99 * 0.6 * share <= metrics["layer_share"] <= 0.6 * share
+
+
+def test_a_start_that_cannot_be_is_refused(place, tmp_path):
+    narrow(place, tmp_path / "small"), narrow(place, tmp_path / "other", words=77)
+    for start, sentence in (
+        ("small", r"makes \d+\.\d% of the teacher's parameters, too little for factorize\.budget 0\.9"),
+        ("other", "has 77 words, the teacher "),
+        ("nowhere", r"factorize\.start .*nowhere is not a folder"),
+    ):
+        with pytest.raises(BadInput, match=sentence):
+            student(place, tmp_path / "out", start=str(tmp_path / start), budget=0.9)
+    with pytest.raises(ValueError, match="start small is taken as it is"):
+        Factorize(start="small", hidden_size=8)
 
 
 def test_later_verbs_take_a_plain_student(place, tmp_path):

@@ -55,7 +55,7 @@ def longest(base: Base, tokenizer: "PreTrainedTokenizerBase") -> int:
     return min(positions, tokenizer.model_max_length)
 
 
-def load_classifier(base: Base, task: Task) -> "PreTrainedModel":
+def load_classifier(base: Base, task: Task, *, setting: str = "base.model") -> "PreTrainedModel":
     """The base model with a fresh head for the task: its labels named, regression where it is one."""
     from transformers import AutoModelForSequenceClassification
 
@@ -63,6 +63,7 @@ def load_classifier(base: Base, task: Task) -> "PreTrainedModel":
     return from_hub(
         AutoModelForSequenceClassification.from_pretrained,
         base,
+        setting=setting,
         num_labels=task.outputs,
         id2label=names,
         label2id={name: i for i, name in names.items()},

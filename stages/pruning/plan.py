@@ -93,6 +93,29 @@ def fit(settings: Factorize, model: "PreTrainedModel") -> Plan:
     return Plan(layers=layers, width=width, neurons=neurons)
 
 
+def taken(settings: Factorize, teacher: "PreTrainedModel", start: "PreTrainedModel") -> Plan:
+    """The plan that a pretrained model stands for, which is to be the student in place of a cut teacher.
+
+    Raises:
+        BadInput: another vocabulary than the teacher's, or less than the budget.
+    """
+    parts = Parts(start)
+    words, own = (Parts(model).words.num_embeddings for model in (teacher, start))
+    if words != own:
+        raise BadInput(
+            f"factorize.start {settings.start} has {own:,} words, the teacher {words:,}; "
+            "start from a model with the teacher's tokenizer"
+        )
+    size = parts.layer_parameters() if settings.count == "layers" else start.num_parameters()
+    share = size / Sizes(teacher, settings.count, None).whole
+    if share < REACHED * settings.budget:
+        raise BadInput(
+            f"factorize.start {settings.start} makes {share:.1%} of the teacher's parameters, too little for "
+            f"factorize.budget {settings.budget:g}; factorize.budget {math.ceil(1000 * share) / 1000:g} would do"
+        )
+    return Plan(layers=list(range(1, parts.depth + 1)), width=parts.width, neurons=parts.neurons)
+
+
 def _check_widths(settings: Factorize, parts: Parts) -> None:
     width, neurons, heads = settings.hidden_size, settings.intermediate_size, parts.heads
     if width or neurons:

@@ -63,6 +63,9 @@ class Factorize(Block):
     after the cuts below is factorized away: 0.334, not 0.333, keeps 2 of 6 layers dense."""
     count: Literal["layers", "all"] = "layers"
     """What the budget is a share of: the Transformer layers, or all parameters with embeddings and head."""
+    start: str | None = None
+    """A smaller pretrained model with the teacher's vocabulary to start from, such as one of `prune`'s: a folder or a
+    hub id. It takes the place of the teacher's own layers; null: those."""
     layers: Literal["all", "first", "last", "every"] | list[int] = "all"
     """The teacher's layers that the student starts from. `every`: the last of each block (2, 4, 6 of 6). A list counts
     from 1."""
@@ -97,6 +100,8 @@ class Factorize(Block):
                 f"depth {self.depth} says nothing with layers {self.layers}; use layers first, last or every, "
                 "or take depth out"
             )
+        if self.start and (self.layers != "all" or self.hidden_size or self.intermediate_size):
+            raise ValueError(f"start {self.start} is taken as it is; take layers, hidden_size, intermediate_size out")
         return self
 
 
