@@ -15,7 +15,7 @@ GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 OWN = ("stages", "serving", "pipelines", "benchmarks")
 HOUSE = ("stages/settings", "stages/command.py", "stages/tracking")
 """Not dependencies: their values are tracked as params, or they only start, check and remember."""
-UNUSED = dict.fromkeys(("prepare", "finetune", "pack", "pretrain", "prune"), "stages/lowrank/modeling.py")
+UNUSED = dict.fromkeys(("prepare", "finetune", "pack", "pretrain"), "stages/lowrank/modeling.py")
 """Imported by the loader of saved models, which they never call: a new student costs no new teacher."""
 
 

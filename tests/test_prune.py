@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoModelForMaskedLM
 
 from stages.corpora.corpus import Corpus
+from stages.distillation.objectives import KL, Objectives, Relations
 from stages.models.anatomy import Parts
 from stages.pack import pack
 from stages.pretrain import pretrain
@@ -271,11 +272,11 @@ def test_the_body_stays_and_a_head_that_is_there_is_kept(place, tiny_model, tmp_
 
 def test_a_family_of_models_comes_out(place, tmp_path):
     found = run(place, tmp_path, learning_rate=5e-3, epochs=4)
-    assert list(found) == ["teacher", "24", "16", "training"]
+    assert list(found) == ["teacher", "2x24", "2x16", "training"]
     assert found["teacher"]["discrepancy"] == 0
-    assert found["24"]["parameters"] > found["16"]["parameters"]
+    assert found["2x24"]["parameters"] > found["2x16"]["parameters"]
     # what is measured of the saved model is what was trained under its masks
-    assert found["16"]["perplexity"] == pytest.approx(found["training"]["perplexity"], rel=1e-4)
+    assert found["2x16"]["perplexity"] == pytest.approx(found["training"]["perplexity"], rel=1e-4)
     table = pd.read_csv(tmp_path / "history.csv")
     first = table[table["loss/kl"].notna()].iloc[0]
     for term in ("kl", "hidden", "attention_mse", "embedding"):
@@ -289,7 +290,7 @@ def test_a_family_of_models_comes_out(place, tmp_path):
 def test_distilling_brings_the_student_closer(place, tmp_path):
     imitate = Prune().objectives.model_copy(update={"hard": None})
     trained, cut = (
-        run(place, tmp_path / f"{rate}", learning_rate=rate, epochs=4, objectives=imitate)["16"]["discrepancy"]
+        run(place, tmp_path / f"{rate}", learning_rate=rate, epochs=4, objectives=imitate)["2x16"]["discrepancy"]
         for rate in (2e-3, 1e-9)
     )
     assert trained < 0.8 * cut
@@ -297,7 +298,7 @@ def test_distilling_brings_the_student_closer(place, tmp_path):
 
 def test_a_stranger_loads_the_model_with_transformers_alone(place, tmp_path):
     run(place, tmp_path)
-    shutil.copytree(tmp_path / "models/16", tmp_path / "alone/model")
+    shutil.copytree(tmp_path / "models/2x16", tmp_path / "alone/model")
     program = (
         "import sys, torch; from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer\n"
         "tokenizer = AutoTokenizer.from_pretrained('model')\n"
@@ -313,6 +314,20 @@ def test_a_stranger_loads_the_model_with_transformers_alone(place, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert torch.load(tmp_path / "alone/logits.pt").isfinite().all()
+
+
+def test_a_rival_is_cut_at_once(place, tmp_path):
+    objectives = Objectives(kl=KL(), relations=Relations(), attention_kl=None, hidden=None, matrices=None)
+    settings = {"start": {"layers": "last", "depth": 1, "budget": 0.5}, "objectives": objectives, "epochs": 3}
+    found = run(place, tmp_path, **settings)
+    assert list(found) == ["teacher", "1x32", "training"]
+    assert found["1x32"]["layer_parameters"] == found["teacher"]["layer_parameters"] / 2
+    assert (
+        found["1x32"]["discrepancy"]
+        < run(place, tmp_path / "b", **settings | {"learning_rate": 1e-9})["1x32"]["discrepancy"]
+    )
+    with pytest.raises(BadInput, match=r"prune\.start makes a 2x32 model, which is more than prune.start.budget 0.4"):
+        run(place, tmp_path / "c", start={"budget": 0.4})
 
 
 @pytest.mark.parametrize("importance", ["platon", "random"])

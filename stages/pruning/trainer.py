@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, TrainerCallback
 
 from stages.distillation.masked_lm import MaskedLMTrainer
+from stages.models.anatomy import Parts
 from stages.pruning.compact import compact
 from stages.pruning.importance import Importance
 from stages.pruning.masks import Masks
@@ -22,7 +23,7 @@ class PruningTrainer(MaskedLMTrainer):
     Masks and scores are kept with the student in checkpoints, so that a resumed run cuts the same.
 
     Args:
-        folder: the targets' models go to `<folder>/<hidden size>`.
+        folder: the targets' models go to `<folder>/<layers>x<width>`.
     """
 
     def __init__(
@@ -71,12 +72,13 @@ class PruningTrainer(MaskedLMTrainer):
         self.masks.cut(self.importance.scores(step), self.plan.widths(progress), step)
         self.masks.refresh()
 
-    def save_target(self, hidden_size: int) -> None:
+    def save_target(self) -> None:
         """The compact model, whole or not at all."""
         if self.is_world_process_zero():
-            final = self.folder / str(hidden_size)
+            model = compact(self.model.model, self.masks.kept())
+            final = self.folder / f"{Parts(model).depth}x{Parts(model).width}"
             partial = final.with_suffix(".partial")
-            compact(self.model.model, self.masks.kept()).save_pretrained(partial)
+            model.save_pretrained(partial)
             self.processing_class.save_pretrained(partial)
             shutil.rmtree(final, ignore_errors=True)  # of a run that was killed before its checkpoint
             partial.replace(final)
@@ -102,5 +104,5 @@ class _Cuts(TrainerCallback):
         else:
             trainer.masks.apply_masks()
         if step in ends:
-            trainer.save_target(trainer.plan.targets[ends.index(step)].residual)
+            trainer.save_target()
             control.should_evaluate = control.should_save = True

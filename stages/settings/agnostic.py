@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from stages.distillation.objectives import KL, AttentionMSE, Embedding, Hard, HiddenStates, Objectives
 from stages.settings.block import Block, Count, ShareOrNone
 from stages.settings.data import Base, Warmup
-from stages.settings.models import Training
+from stages.settings.models import Factorize, Training
 
 
 class Pretrain(Block):
@@ -42,6 +42,9 @@ class Prune(Training):
     targets: Annotated[list[Annotated[float, Field(gt=0, lt=1)] | Target], Field(min_length=1)] = [0.5]
     """Sizes to save a model at, wide to narrow, all in one run, each with an equal part of the training: shares of the
     width, such as [0.75, 0.5], or one of:"""
+    start: Factorize | None = None
+    """Cut the student at once instead, and train it at that size: {layers: every, budget: 0.5}. Nothing is pruned then,
+    or factorized, and `targets` do not count."""
     importance: Literal["platon", "sensitivity", "magnitude", "random"] = "platon"
     """What says which dimensions go: the loss's gradients times the weights, smoothed, and with `platon` times how much
     they vary; the weights' size; or nothing."""
