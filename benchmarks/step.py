@@ -64,7 +64,7 @@ def main() -> None:
     cases = {
         name: partial(_distillation, teacher, student, inputs, labels, terms) for name, terms in objectives.items()
     }
-    rounds, memory = _rounds({"floor": partial(_floor, teacher, student, inputs, labels)} | cases, options, device)
+    rounds, memory = rounds_of({"floor": partial(_floor, teacher, student, inputs, labels)} | cases, options, device)
     print(
         f"\n{device.type}, {options.precision}, {options.layers} x {options.hidden}, batch {shape}, "
         f"{torch.get_num_threads()} threads, {options.rounds} rounds"
@@ -146,7 +146,7 @@ def _distillation(teacher, student, inputs, labels, objectives: Objectives) -> I
         capture.close()
 
 
-def _rounds(cases: dict[str, Callable], options, device) -> tuple[list[dict[str, float]], dict[str, float]]:
+def rounds_of(cases: dict[str, Callable], options, device) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Seconds of every case in every round, and the bytes that it takes."""
     rounds, memory, names = [], {}, list(cases)
     for i in range(options.rounds + 2):
@@ -154,7 +154,7 @@ def _rounds(cases: dict[str, Callable], options, device) -> tuple[list[dict[str,
         for name in names[i % len(names) :] + names[: i % len(names)]:  # who begins rotates
             half = torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16")
             with half, cases[name]() as step:
-                taken[name] = _timed(step, device)
+                taken[name] = timed(step, device)
                 if i == 0:
                     memory[name] = _bytes(step, device)
         if i >= 2:  # the first two warm up
@@ -179,7 +179,7 @@ def _bytes(step: Callable[[], None], device: torch.device) -> float:
     return sum(kept.values())
 
 
-def _timed(step: Callable[[], None], device: torch.device) -> float:
+def timed(step: Callable[[], None], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -201,7 +201,7 @@ def _padding(student, options, device) -> None:
     speed: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(4):
         for name, groups in ways.items():
-            seconds = sum(_timed(_plain(student, len(group), max(group), device), device) for group in groups)
+            seconds = sum(timed(_plain(student, len(group), max(group), device), device) for group in groups)
             if i:
                 speed[name].append(sum(lengths) / seconds)
     base = statistics.median(speed["padded to --length"])
