@@ -38,16 +38,19 @@ def main() -> None:
     done = {_key(row) for row in _read(options.rows)}
     if not options.table:
         _measure(params, options, done)
-    print(table(_read(options.rows)))
+    rows = _read(options.rows)
+    if options.table and options.recipes:
+        rows = [row for row in rows if row["recipe"] in ("teacher", *options.recipes)]
+    print(table(rows))
     if options.plot:
-        plot(_read(options.rows), options.plot)
+        plot(rows, options.plot)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     files = [Path("params.yaml"), Path("benchmarks/glue.yaml")]
     parser.add_argument("--params", type=Path, nargs="+", default=files, help="settings; later files over earlier ones")
-    parser.add_argument("--recipes", nargs="+", help="in place of `makd` and those of baseline.recipes")
+    parser.add_argument("--recipes", nargs="+", help="in place of `makd` and those of baseline.recipes (--table: all)")
     parser.add_argument("--source", default="bundled", help="data.source: bundled, hub or a folder")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.25, 0.1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
@@ -144,7 +147,10 @@ def _append(rows: Path, row: dict) -> None:
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown: a row per budget and recipe, a column per task: mean ± standard deviation over seeds, and retention."""
+    """Markdown: a row per budget and recipe, a column per task: mean ± standard deviation over seeds, and retention.
+
+    Within a budget by the mean retention of the tasks, the best first.
+    """
     import pandas as pd
     from tabulate import tabulate
 
@@ -153,11 +159,12 @@ def table(rows: list[dict]) -> str:
     frame[numbers] = frame[numbers].apply(pd.to_numeric)
     lines = []
     for (budget, recipe), group in frame.groupby(["budget", "recipe"], sort=False):
-        line = {"budget": f"{budget:g}", "student": recipe}
+        kept = group.groupby("task")["retention"].mean().mean()
+        line = {"budget": f"{budget:g}", "kept": kept, "student": recipe}
         for task in frame["task"].unique():
             line[task] = _cell(group[group["task"] == task])
         lines.append(line)
-    lines.sort(key=lambda line: -float(line["budget"]))
+    lines.sort(key=lambda line: (-float(line["budget"]), -line.pop("kept")))
     return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
 
 

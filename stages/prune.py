@@ -80,7 +80,7 @@ def prune(
     if not trainer.is_world_process_zero():
         return metrics
     shutil.copytree(made, output / "models")
-    metrics = _measured(output / "models", trainer.teacher, validation, 2 * settings.batch_size) | {"training": metrics}
+    metrics = _measured(teacher, output / "models", validation, 2 * settings.batch_size) | {"training": metrics}
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     plots.discrepancy(output / "history.csv", output / "discrepancy.png")
     plots.gone({} if settings.start else trainer.masks.gone(), output / "gone.png")
@@ -164,21 +164,24 @@ def _first(blocks: "Dataset", count: int | None) -> "Dataset":
     return blocks if count is None or count >= len(blocks) else blocks.select(range(count))
 
 
-def _measured(models: Path, teacher: "PreTrainedModel", validation: "Dataset", batch_size: int) -> dict[str, Any]:
+def _measured(teacher: Path, models: Path, validation: "Dataset", batch_size: int) -> dict[str, Any]:
     """The teacher, and each saved model as anybody would load it, large to small."""
+    import torch
     from transformers import AutoModelForMaskedLM
 
     from stages.distillation.masked_lm import measure
     from stages.models.size import sizes
 
-    length, found = len(validation[0]["input_ids"]), {}
-    row = measure(teacher, teacher, validation, batch_size, "prune: teacher")
-    found["teacher"] = row | sizes(teacher, models, length)
-    for folder in sorted(models.iterdir(), key=lambda path: -int(path.name.split("x")[1])):
-        model = AutoModelForMaskedLM.from_pretrained(folder).to(teacher.device).eval()
-        row = measure(model, teacher, validation, batch_size, f"prune: {folder.name}")
-        found[folder.name] = row | sizes(model, folder, length)
-    return found
+    def loaded(folder: Path) -> "PreTrainedModel":
+        return AutoModelForMaskedLM.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    reference, found = loaded(teacher), {}
+    folders = {"teacher": teacher} | {folder.name: folder for folder in models.iterdir()}
+    for name, folder in folders.items():
+        model = loaded(folder)
+        row = measure(model, reference, validation, batch_size, f"prune: {name}")
+        found[name] = row | sizes(model, folder, len(validation[0]["input_ids"]))
+    return dict(sorted(found.items(), key=lambda row: -row[1]["parameters"]))
 
 
 if __name__ == "__main__":
