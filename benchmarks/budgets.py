@@ -10,6 +10,7 @@ its last row. The table, means over seeds, is printed at the end; `--table` prin
 import argparse
 import csv
 import json
+import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -78,6 +79,9 @@ def _measure(params: Params, options: argparse.Namespace, done: set) -> None:
     with ProcessPoolExecutor(options.workers, **fresh) as pool:
         for work, jobs in ((_teacher, teachers), (_student, students)):
             for future in as_completed([pool.submit(work, *job) for job in jobs]):
+                if error := future.exception():
+                    pool.shutdown(cancel_futures=True)
+                    raise error
                 if _key(row := future.result()) not in done:
                     _append(options.rows, row)
 
@@ -116,7 +120,11 @@ def _blocks(params: Params, recipe: str, budget: float) -> tuple[Factorize, Dist
 
 
 def _fresh(folder: Path) -> Path:
+    """Without what a run that was stopped left there, but for its checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
+    for entry in folder.iterdir():
+        if entry.is_dir() and entry.name != "state":
+            shutil.rmtree(entry)
     return folder
 
 
