@@ -66,7 +66,7 @@ def prepare(
     splits = sources.load(data, name, task, settings.validation_share, seed)
     splits["train"] = _draw(splits["train"], settings.train_examples, seed)
     content = fingerprint(splits)
-    splits = {split: _tokenize(rows, tokenizer, settings, f"{content}{split}") for split, rows in splits.items()}
+    splits = {split: tokenized(rows, tokenizer, settings, f"{content}{split}") for split, rows in splits.items()}
     report = {}
     if source:
         splits["augmented"], report = _augmented(splits, source, tokenizer, settings, seed)
@@ -93,7 +93,7 @@ def _draw(rows: "Dataset", wanted: int | None, seed: int) -> "Dataset":
     return rows.shuffle(seed=seed, keep_in_memory=True).select(range(wanted), keep_in_memory=True)
 
 
-def _tokenize(rows: "Dataset", tokenizer: "PreTrainedTokenizerBase", settings: Prepare, identity: str) -> "Dataset":
+def tokenized(rows: "Dataset", tokenizer: "PreTrainedTokenizerBase", settings: Prepare, identity: str) -> "Dataset":
     texts = [column for column in ("text", "text_pair") if column in rows.column_names]
 
     def tokens(*batch: list[str]) -> dict[str, list[Any]]:
@@ -116,7 +116,7 @@ def _augmented(
     """New sentences that read as none of the splits' do, and what is to be said of them."""
     rows, report = augment(splits["train"], source, settings.augment, seed)
     content = fingerprint({"augmented": rows})
-    rows = _tokenize(rows, tokenizer, settings, f"{content}copies")
+    rows = tokenized(rows, tokenizer, settings, f"{content}copies")
     kept = unseen(rows, splits.values())
     if not kept:
         raise BadInput("prepare.augment made no new sentence; raise prepare.augment.copies or probability")
