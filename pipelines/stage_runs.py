@@ -25,7 +25,7 @@ from prefect.task_runners import TaskRunner
 from pipelines import dvc_stages
 from pipelines.runners import Kind, task_runner
 
-ON_GPU = {"finetune", "factorize", "distill", "baseline", "evaluate"}
+ON_GPU = {"finetune", "factorize", "distill", "baseline", "evaluate", "pretrain", "prune"}
 """Stages that compute in PyTorch, on a GPU where there is one."""
 TABLE = Path("outputs/compare/table.csv")
 
