@@ -45,6 +45,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--source", required=True, help="data.source of the students")
     parser.add_argument("--tasks", nargs="+", default=["sst2"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--budgets", type=float, nargs="+", help="only students of these")
     parser.add_argument("--count", type=int, default=10_000, help="examples to score on, drawn with the seed")
     parser.add_argument("--work", type=Path, default=Path(".makd/budgets"), help="where benchmarks.budgets worked")
     parser.add_argument("--rows", type=Path, help="CSV to write")
@@ -58,7 +59,10 @@ def _scored(options: argparse.Namespace, name: str, seed: int) -> "pd.DataFrame"
     task, place = GLUE[name], options.work / name / str(seed)
     rows, tokenizer = _others(options, name, task, seed, place / "prepare/data")
     folders = {"teacher-1": place / "finetune/model"} | {
-        path.parent.name: path for path in sorted(place.glob("*-*/model")) if not (path.parent / "start").exists()
+        path.parent.name: path
+        for path in sorted(place.glob("*-*/model"))
+        if not (path.parent / "start").exists()  # its training has not ended
+        and (options.budgets is None or float(path.parent.name.rsplit("-", 1)[1]) in options.budgets)
     }
     logits: dict[str, ndarray] = {}
     for student, folder in folders.items():
