@@ -157,7 +157,7 @@ def _append(rows: Path, row: dict) -> None:
 def table(rows: list[dict]) -> str:
     """Markdown: a row per budget and recipe, a column per task: mean ± standard deviation over seeds, and retention.
 
-    Within a budget by the mean retention of the tasks, the best first.
+    Within a budget by the first task's retention, the best first.
     """
     import pandas as pd
     from tabulate import tabulate
@@ -167,7 +167,7 @@ def table(rows: list[dict]) -> str:
     frame[numbers] = frame[numbers].apply(pd.to_numeric)
     lines = []
     for (budget, recipe), group in frame.groupby(["budget", "recipe"], sort=False):
-        kept = group.groupby("task")["retention"].mean().mean()
+        kept = group[group["task"] == frame["task"].iloc[0]]["retention"].mean()
         line = {"budget": f"{budget:g}", "kept": kept, "student": recipe}
         for task in frame["task"].unique():
             line[task] = _cell(group[group["task"] == task])

@@ -290,9 +290,10 @@ def test_the_nearest_dvc_process_names_the_pipeline(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.delenv("MAKD_PIPELINE", raising=False)
     assert context.pipeline() is None
-    command = "import time, sys; sys.argv = ['dvc']; time.sleep(60)"
-    process = subprocess.Popen(["dvc", "-c", command], executable=sys.executable)
+    command = "import time, sys; sys.argv = ['dvc']; print('there', flush=True); time.sleep(60)"
+    process = subprocess.Popen(["dvc", "-c", command], executable=sys.executable, stdout=subprocess.PIPE)
     try:
+        assert process.stdout.readline() == b"there\n"  # it has become that command
         monkeypatch.setattr(psutil.Process, "parents", lambda self: [psutil.Process(process.pid)])
         assert context.pipeline().endswith(f":{process.pid}")
     finally:
