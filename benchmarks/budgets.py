@@ -191,13 +191,14 @@ def plot(rows: list[dict], path: Path) -> None:
 
     frame = pd.DataFrame(rows).astype({"budget": float, "score": float})
     tasks = list(frame["task"].unique())
+    colors = {recipe: f"C{i}" for i, recipe in enumerate(r for r in frame["recipe"].unique() if r != "teacher")}
     figure = Figure(figsize=(4.6 * len(tasks), 3.8), layout="constrained")
     for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         means = frame[frame["task"] == task].groupby(["recipe", "budget"], sort=False)["score"].mean()
         axis.axhline(means["teacher"].iloc[0], color="gray", ls="--", label="teacher")
         for recipe in [r for r in means.index.unique("recipe") if r != "teacher"]:
             line = means[recipe].sort_index()
-            axis.plot(line.index, line, marker="o", label=recipe)
+            axis.plot(line.index, line, marker="o", color=colors[recipe], label=recipe)
         axis.set(title=task, xlabel="budget (share of layer parameters)", xlim=(0, None))
     figure.axes[0].set_ylabel("score, points")
     figure.axes[0].legend(fontsize=8)
