@@ -15,8 +15,6 @@ from stages.command import command
 from stages.settings import Distill
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from stages.tracking import Run
 
 
@@ -35,11 +33,11 @@ def distill(
     from stages.models.base import load
     from stages.tasks.splits import read_split, read_task
     from stages.tasks.unlabeled import training_split
-    from stages.training import fingerprint, scored_by, train
+    from stages.training import fingerprint, scored_by, train, with_dropout
 
     tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
     set_seed(seed)
-    model = _dropout(load(student), settings.dropout)
+    model = with_dropout(load(student), settings.dropout)
     trainer, metrics = train(
         DistillationTrainer,
         model,
@@ -62,15 +60,6 @@ def distill(
         (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         _plot(output / "history.csv", output / "terms.png")
     return metrics
-
-
-def _dropout(model: "nn.Module", probability: float) -> "nn.Module":
-    from torch import nn
-
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = probability
-    return model
 
 
 def _plot(history: Path, path: Path) -> None:

@@ -45,7 +45,7 @@ def prune(
     from stages.corpora.masking import Masking
     from stages.distillation.masked_lm import goal
     from stages.pruning import plots
-    from stages.training import fingerprint, train
+    from stages.training import fingerprint, train, with_dropout
 
     tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
     model, reference = (AutoModelForMaskedLM.from_pretrained(teacher) for _ in range(2))
@@ -56,7 +56,7 @@ def prune(
     kind, model, options = _cut(settings.start, model) if settings.start else _pruned(settings, model, made, seed)
     trainer, metrics = train(
         kind,
-        _without_dropout(model),
+        with_dropout(model, 0.0),  # it can match its teacher exactly, and where it is pruned it starts so
         settings,
         goal=goal(),
         train=read_blocks(data, "train"),
@@ -148,16 +148,6 @@ def _projections(objectives: "Objectives", width: int) -> dict[str, "nn.Module"]
             found[name] = nn.ModuleDict({"hidden": nn.Linear(width, width, bias=False)})
             nn.init.eye_(found[name]["hidden"].weight)
     return found
-
-
-def _without_dropout(model: "PreTrainedModel") -> "PreTrainedModel":
-    """The student can match its teacher exactly, and where it is pruned it starts so."""
-    from torch import nn
-
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    return model
 
 
 def _first(blocks: "Dataset", count: int | None) -> "Dataset":

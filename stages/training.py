@@ -118,6 +118,14 @@ def scored_by(task: Task, settings: TaskTraining) -> Goal:
     )
 
 
+def with_dropout(model: PreTrainedModel, probability: float) -> PreTrainedModel:
+    """The model with this dropout everywhere."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = probability
+    return model
+
+
 def fingerprint(*parts: Any) -> str:
     """A short hash of settings and of the content of files and folders."""
     digest = hashlib.sha256()

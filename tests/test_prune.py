@@ -287,6 +287,10 @@ def test_a_family_of_models_comes_out(place, tmp_path):
         assert (tmp_path / name).stat().st_size > 5000
 
 
+def test_a_target_that_is_reached_with_the_last_step_is_met(place, tmp_path):
+    assert list(run(place, tmp_path, reached=1.0, every=7)) == ["teacher", "2x24", "2x16", "training"]
+
+
 def test_distilling_brings_the_student_closer(place, tmp_path):
     imitate = Prune().objectives.model_copy(update={"hard": None})
     trained, cut = (

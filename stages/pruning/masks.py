@@ -73,8 +73,9 @@ class Masks(nn.Module):
     def refresh(self) -> None:
         """Tells the layer norms what is there; waits for the device, so only after a cut or a checkpoint."""
         there = {name: (steps == 0) for name, steps in self.named_buffers()}
+        shares = {name: float(there[name].float().mean()) for name in {name for _, name in self.norms}}
         for norm, name in self.norms:
-            norm.there, norm.share = there[name], float(there[name].float().mean())
+            norm.there, norm.share = there[name], shares[name]
 
 
 class MaskedNorm(nn.LayerNorm):

@@ -14,7 +14,7 @@ from stages.models.anatomy import Parts
 from stages.pruning.compact import compact
 from stages.pruning.importance import Importance
 from stages.pruning.masks import Masks
-from stages.pruning.schedule import Schedule
+from stages.pruning.schedule import Schedule, Widths
 
 
 class PruningTrainer(MaskedLMTrainer):
@@ -37,13 +37,8 @@ class PruningTrainer(MaskedLMTrainer):
         beside: dict[str, nn.Module],
         **kwargs: Any,
     ) -> None:
-        self.masks, self.importance, self.plan, self.every, self.folder = (
-            Masks(model),
-            importance,
-            schedule,
-            every,
-            folder,
-        )
+        self.masks, self.importance, self.plan = Masks(model), importance, schedule
+        self.every, self.folder, self.widths = every, folder, schedule.whole
         beside = beside | {"masks": self.masks, "importance": importance}
         super().__init__(model, *args, beside=beside, **kwargs)
         self.add_callback(_Cuts(self))
@@ -67,10 +62,13 @@ class PruningTrainer(MaskedLMTrainer):
             found.setdefault(f"kept/{group}", []).append(float((gone == 0).float().mean()))
         return {name: sum(each) / len(each) for name, each in found.items()}
 
-    def cut(self, step: int, progress: float) -> None:
-        """To the width of this share of the training, where the model is wider."""
-        self.masks.cut(self.importance.scores(step), self.plan.widths(progress), step)
+    def cut(self, step: int, widths: Widths) -> None:
+        """To these widths, where the model is wider."""
+        if widths == self.widths:  # scores would be added up for nothing
+            return self.masks.apply_masks()
+        self.masks.cut(self.importance.scores(step), widths, step)
         self.masks.refresh()
+        self.widths = widths
 
     def save_target(self) -> None:
         """The compact model, whole or not at all."""
@@ -98,11 +96,11 @@ class _Cuts(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs: Any) -> None:
         trainer, step, ends = self.trainer, state.global_step, self.trainer.plan.ends(state.max_steps)
-        progress = (step - 0.5) / state.max_steps  # at its last step a target's part is still its own
-        if step % trainer.every == 0 or step in ends:
-            trainer.cut(step, progress)
-        else:
-            trainer.masks.apply_masks()
         if step in ends:
+            trainer.cut(step, trainer.plan.targets[ends.index(step)])
             trainer.save_target()
             control.should_evaluate = control.should_save = True
+        elif step % trainer.every == 0:
+            trainer.cut(step, trainer.plan.widths(step / state.max_steps))
+        else:
+            trainer.masks.apply_masks()

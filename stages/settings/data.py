@@ -31,9 +31,10 @@ class Data(Block):
 
 
 class Warmup(Block):
-    """Masked-language-model training on the task's own training text, for a base model without a masked-LM head.
+    """Masked-language-model training on the text at hand, for a base model without a masked-LM head.
 
-    What it trains makes new sentences and nothing else: teacher and student still start from the base model itself.
+    What `prepare.augment` trains so makes new sentences and nothing else: teacher and student still start from the base
+    model itself. What `pretrain` trains so is the teacher.
     """
 
     steps: Count = 300

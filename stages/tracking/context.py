@@ -54,7 +54,7 @@ def parameters(verb: str, task: str, recipe: str, params: Params, corpus: str = 
     """Seed, task or corpus, recipe, base model, data source and the verb's own block, flattened to dotted names.
 
     A recipe shows the `factorize` and `distill` blocks as it changes them; with a corpus the base model is that of
-    `prune`.
+    `pretrain`.
     """
     blocks = {"seed": params.seed, "base": params.base.model_dump(), "data": params.data.model_dump()}
     if task:
