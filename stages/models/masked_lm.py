@@ -104,6 +104,8 @@ def warm_up(
     losses = []
     torch.manual_seed(seed)
     model.train()
+    if settings.trains == "head":
+        model.base_model.eval()  # as the teacher will see it: nothing dropped in what stays as it is
     for batch in _masked_batches(tokenizer, tokens, settings, seed):
         inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
         answers = inputs.pop("labels")
