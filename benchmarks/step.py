@@ -109,7 +109,7 @@ def _models(options: argparse.Namespace, device: torch.device):
         if options.rank * sum(weight.shape) < weight.numel():
             moment = torch.eye(weight.shape[1], dtype=torch.float64)
             factors[name] = decompose(weight, "svd", Statistics(inputs=moment)).factors(options.rank)
-    student = assemble(teacher, factors, "AutoModelForSequenceClassification").train()
+    student = assemble(teacher, factors).train()
     return teacher.to(device), student.to(device)
 
 

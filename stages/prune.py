@@ -2,8 +2,9 @@
 
 The student starts as a copy of the teacher. While it is distilled on the corpus, the dimensions that matter least go, a
 few at a time, so that it never says something much different from its teacher; at each target it is saved as a plain,
-narrower model that `from_pretrained` loads without any code of ours. With `prune.start` it is cut at once instead and
-then distilled, as a rival to compare with. A killed run goes on from its last checkpoint to the same weights.
+narrower model that `from_pretrained` loads without any code of ours. With `prune.start` it is cut at once instead, in
+layers, widths or ranks, and then distilled, as a rival to compare with. A killed run goes on from its last checkpoint
+to the same weights.
 
     python -m stages.prune --corpus wikitext
     accelerate launch -m stages.prune --corpus wikitext        # several GPUs or machines
@@ -20,10 +21,13 @@ from stages.command import command
 from stages.settings import BadInput, Distill, Factorize, Pack, Prune
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from datasets import Dataset
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+    from stages.corpora.masking import Masking
     from stages.settings import Objectives
     from stages.tracking import Run
 
@@ -53,13 +57,17 @@ def prune(
     key = fingerprint(settings.model_dump(), packed.model_dump(), seed, data, teacher)
     made = state / key / "models"
     set_seed(seed)
-    kind, model, options = _cut(settings.start, model) if settings.start else _pruned(settings, model, made, seed)
+    train_blocks, masking = read_blocks(data, "train"), Masking.of(tokenizer, packed, seed)
+    if settings.start:
+        kind, model, options = _cut(settings.start, model, train_blocks, masking)
+    else:
+        kind, model, options = _pruned(settings, model, made, seed)
     trainer, metrics = train(
         kind,
         with_dropout(model, 0.0),  # it can match its teacher exactly, and where it is pruned it starts so
         settings,
         goal=goal(),
-        train=read_blocks(data, "train"),
+        train=train_blocks,
         validation=validation,
         tokenizer=tokenizer,
         state=state,
@@ -71,7 +79,7 @@ def prune(
         grouped=False,
         teacher=reference,
         distill=Distill(hierarchy="layers", objectives=settings.objectives),
-        masking=Masking.of(tokenizer, packed, seed),
+        masking=masking,
         **options,
     )
     trainer.close()
@@ -89,11 +97,11 @@ def prune(
 
 
 def named(model: "PreTrainedModel") -> str:
-    """Layers and width, such as 6x384."""
-    from stages.models.anatomy import Parts
+    """Layers and width, such as 6x384 or 6x384-lowrank."""
+    from stages.models.anatomy import Parts, plain
 
     parts = Parts(model)
-    return f"{parts.depth}x{parts.width}"
+    return f"{parts.depth}x{parts.width}" + "-lowrank" * (plain(model) is not model)
 
 
 def _pruned(settings: Prune, model: "PreTrainedModel", folder: Path, seed: int) -> tuple[type, "PreTrainedModel", dict]:
@@ -119,20 +127,37 @@ def _pruned(settings: Prune, model: "PreTrainedModel", folder: Path, seed: int) 
     }  # fmt: skip
 
 
-def _cut(start: Factorize, model: "PreTrainedModel") -> tuple[type, "PreTrainedModel", dict]:
+def _cut(
+    start: Factorize, model: "PreTrainedModel", blocks: "Dataset", masking: "Masking"
+) -> tuple[type, "PreTrainedModel", dict]:
     """The same for a model that has its size from the start."""
     from stages.distillation.masked_lm import MaskedLMTrainer
     from stages.lowrank.budget import room
+    from stages.lowrank.reduce import reduce
     from stages.pruning.cut import cut
     from stages.pruning.plan import fit
 
-    made = cut(model, fit(start, model))
-    if room(start, model, made) is not None:
-        raise BadInput(
-            f"prune.start makes a {named(made)} model, which is more than prune.start.budget {start.budget:g} and is "
-            "not factorized, since it is to be a plain one; give a depth or width that makes the budget"
-        )
+    try:
+        made = cut(model, fit(start, model))
+        made = reduce(start, made, room(start, model, made), _calibration(start, blocks, masking)).model
+    except BadInput as error:
+        raise BadInput(str(error).replace("factorize.", "prune.start.")) from None
     return MaskedLMTrainer, made, {}
+
+
+def _calibration(start: Factorize, blocks: "Dataset", masking: "Masking") -> "Iterator[dict[str, Tensor]]":
+    """Masked blocks from all over the corpus; nothing is read until the first is asked for."""
+    import torch
+    from tqdm import tqdm
+
+    from stages.corpora.masking import mask
+
+    count, size = min(start.calibration.examples, len(blocks)), start.calibration.batch_size
+    rows = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(masking.seed))[:count]
+    for index in tqdm(rows.split(size), desc="prune: calibration", unit="batch"):
+        batch = blocks.with_format("torch")[index.tolist()]
+        ids, labels = mask(batch["input_ids"].long(), batch["starts"], index, 0, masking)
+        yield {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 
 def _projections(objectives: "Objectives", width: int) -> dict[str, "nn.Module"]:

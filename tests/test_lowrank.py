@@ -13,8 +13,6 @@ from stages.models.anatomy import FAMILIES, Parts
 from stages.models.base import load
 from stages.settings import BadInput
 
-CLASSIFIER = "AutoModelForSequenceClassification"
-
 
 def tiny(family: str, **changes):
     """A random classifier of a family, two layers, width 16."""
@@ -171,7 +169,7 @@ def test_full_rank_reproduces_the_teacher(family, tmp_path):
         name: decompose(teacher.get_submodule(name).weight, "whitened", Statistics(inputs=m.double())).factors(99)
         for name, m in moment.items()
     }
-    student = assemble(teacher, factors, CLASSIFIER)
+    student = assemble(teacher, factors)
     inputs = {"input_ids": torch.randint(5, 50, (2, 7)), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
     inputs["attention_mask"][1, 4:] = 0
     assert torch.allclose(student(**inputs).logits, teacher(**inputs).logits, atol=1e-5)
@@ -187,7 +185,7 @@ def test_embedding_factors_reproduce_the_lookup():
     words = Parts(teacher).words.weight
     words.data = torch.randn(50, 12) @ torch.randn(12, 16)  # exactly of rank 12
     factors = decompose(words, "svd", Statistics(inputs=torch.eye(16).double())).factors(12)
-    student = assemble(teacher, {Parts(teacher).words_at: factors}, CLASSIFIER)
+    student = assemble(teacher, {Parts(teacher).words_at: factors})
     ids = torch.randint(5, 50, (2, 7))
     assert torch.allclose(student(ids).logits, teacher(ids).logits, atol=1e-5)
 
@@ -201,7 +199,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
     teacher = tiny("bert")
     name = Parts(teacher).matrix_names()[0]
     factors = decompose(teacher.get_submodule(name).weight, "svd", Statistics(inputs=torch.eye(16).double())).factors(4)
-    student = assemble(teacher, {name: factors}, CLASSIFIER)
+    student = assemble(teacher, {name: factors})
     student.config.ranks = {}
     student.save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="does not hold the model"):
@@ -216,7 +214,7 @@ def test_a_stranger_loads_it_with_the_code_beside_the_weights(tmp_path):
     teacher = tiny("bert")
     name = Parts(teacher).matrix_names()[0]
     factors = decompose(teacher.get_submodule(name).weight, "svd", Statistics(inputs=torch.eye(16).double())).factors(4)
-    student = assemble(teacher, {name: factors}, CLASSIFIER)
+    student = assemble(teacher, {name: factors})
     student.save_pretrained(tmp_path / "model")
     expected = student(torch.arange(5, 12)[None]).logits[0, 0].item()
     program = (

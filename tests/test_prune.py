@@ -20,6 +20,7 @@ from transformers import AutoModelForMaskedLM
 from stages.corpora.corpus import Corpus
 from stages.distillation.objectives import KL, Objectives, Relations
 from stages.models.anatomy import Parts
+from stages.models.base import load, load_classifier
 from stages.pack import pack
 from stages.pretrain import pretrain
 from stages.prune import prune
@@ -29,6 +30,7 @@ from stages.pruning.masks import MaskedNorm, Masks
 from stages.pruning.schedule import Schedule, Widths
 from stages.pruning.targets import resolve
 from stages.settings import BadInput, Base, Pack, Pretrain, Prune, Target, Warmup
+from stages.tasks import Task
 from stages.tracking import Run
 
 PACKED = Pack(block_length=16)
@@ -330,8 +332,29 @@ def test_a_rival_is_cut_at_once(place, tmp_path):
         found["1x32"]["discrepancy"]
         < run(place, tmp_path / "b", **settings | {"learning_rate": 1e-9})["1x32"]["discrepancy"]
     )
-    with pytest.raises(BadInput, match=r"prune\.start makes a 2x32 model, which is more than prune.start.budget 0.4"):
+    with pytest.raises(BadInput, match=r"raise prune\.start\.budget or lower prune\.start\.multiple_of$"):
         run(place, tmp_path / "c", start={"budget": 0.4})
+    with pytest.raises(BadInput, match=r"^prune\.objectives\.relations: "):
+        run(place, tmp_path / "d", **settings | {"objectives": Objectives(relations=Relations(heads=5))})
+
+
+def test_a_rival_of_low_rank_is_trained_on_the_corpus(place, tmp_path):
+    """Its ranks come from the corpus; tied words stay tied; a classifier starts from it with all but the head."""
+    start = {"budget": 0.6, "multiple_of": 2}
+    found = run(place, tmp_path, start=start, objectives=Objectives())
+    share = found["2x32-lowrank"]["layer_parameters"] / found["teacher"]["layer_parameters"]
+    assert 0.594 <= share <= 0.6
+    folder = tmp_path / "models/2x32-lowrank"
+    model, report = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), "nothing missing, nothing left over"
+    assert model.base.get_output_embeddings().weight is model.get_input_embeddings().weight
+    task = Task(labels=["bad", "fair", "good"])
+    classifier = load_classifier(Base(model=str(folder)), task)
+    assert classifier.base.config.id2label == {0: "bad", 1: "fair", 2: "good"}
+    body = classifier.base.bert.encoder.state_dict()
+    assert all(torch.equal(value, body[name]) for name, value in model.base.bert.encoder.state_dict().items())
+    classifier.save_pretrained(tmp_path / "classifier")
+    assert load(tmp_path / "classifier")(**sentences()).logits.shape == (3, 3)
 
 
 @pytest.mark.parametrize("importance", ["platon", "random"])

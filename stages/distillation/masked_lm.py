@@ -25,6 +25,8 @@ class MaskedLMTrainer(DistillationTrainer):
     Shapes: input_ids, starts (batch, tokens); the logits that objectives see (masked tokens, vocabulary).
     """
 
+    setting = "prune.objectives"
+
     def __init__(
         self, model: PreTrainedModel, *args: Any, teacher: PreTrainedModel, masking: Masking, **kwargs: Any
     ) -> None:

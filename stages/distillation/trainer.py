@@ -55,6 +55,9 @@ class DistillationTrainer(OrderedTrainer):
     for, `gradient/<name>` (norm of the weighted term's gradient at the logged step).
     """
 
+    setting = "distill.objectives"
+    """What an error says to change."""
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -89,7 +92,7 @@ class DistillationTrainer(OrderedTrainer):
         try:
             return getattr(self.objectives[name], what)(*self.shapes, *arguments)
         except ValueError as error:
-            raise BadInput(f"distill.objectives.{name}: {error}") from None
+            raise BadInput(f"{self.setting}.{name}: {error}") from None
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **kwargs: Any):
         if not model.training:

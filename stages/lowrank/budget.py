@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from stages.models.anatomy import Parts
+from stages.models.anatomy import Parts, plain
 from stages.settings import BadInput, Factorize
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def room(settings: Factorize, teacher: "PreTrainedModel", start: "PreTrainedMode
 
     Raises:
         BadInput: the budget does not even hold biases and norms (with `count: all` embeddings and head too), or
-            the embedding's rank saves nothing.
+            the embedding's rank saves nothing, or a start over the budget is factorized already.
     """
     words = Parts(start).words.weight
     if settings.embeddings and settings.embeddings * sum(words.shape) >= words.numel():
@@ -33,6 +33,11 @@ def room(settings: Factorize, teacher: "PreTrainedModel", start: "PreTrainedMode
     budget = int(settings.budget * whole)
     if has <= budget:
         return None
+    if plain(start) is not start:
+        raise BadInput(
+            f"a student that is factorized already has {has / whole:.1%} of {whole:,} parameters, more than "
+            f"factorize.budget {settings.budget:g}; start from a dense one, or raise the budget"
+        )
     matrices = sum(start.get_submodule(name).weight.numel() for name in Parts(start).matrix_names())
     fixed = has - matrices
     if budget <= fixed:

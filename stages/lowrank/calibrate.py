@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.lowrank.decompose import Statistics
+from stages.models.anatomy import backbone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,23 +19,24 @@ def calibrate(
     """Statistics of the named matrices over the batches; padding never counts.
 
     Means and second moments are sums of x and x xᵀ over real tokens, divided by their number; the mean is given for
-    matrices with a bias. Fisher information is that of the task's
-    loss, per example: g = Σ_tokens δ xᵀ, then Σ_j g_ij² averaged over examples. Source: FWSVD (Hsu et al. 2022), eq. 5,
-    with the empirical Fisher taken per example instead of per batch (ours: a batch's mean gradient hides what cancels).
+    matrices with a bias. Fisher information is that of the task's loss, per example: g = Σ_tokens δ xᵀ, then Σ_j g_ij²
+    averaged over examples. Source: FWSVD (Hsu et al. 2022), eq. 5, with the empirical Fisher taken per example instead
+    of per batch (ours: a batch's mean gradient hides what cancels).
     """
     gather = _Gather(fisher)
     handles = [h for name in names for h in gather.watch(name, model.get_submodule(name))]
-    model.eval()
+    body = backbone(model.eval())
     try:
         for batch in batches:
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             gather.begin(batch["attention_mask"])
-            with torch.set_grad_enabled(fisher):
-                # the loss is a mean over examples: times their number gives each example its own gradient
-                loss = model(**batch).loss * len(batch["labels"])
             if fisher:
-                loss.backward()
+                # the loss is a mean over examples: times their number gives each example its own gradient
+                (model(**batch).loss * len(batch["labels"])).backward()
                 model.zero_grad(set_to_none=True)
+            else:
+                with torch.inference_mode():
+                    body(**{name: tensor for name, tensor in batch.items() if name != "labels"})
     finally:
         for handle in handles:
             handle.remove()

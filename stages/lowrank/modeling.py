@@ -7,7 +7,7 @@ type, its factors would be skipped and random matrices put in their place, with 
 
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 
 class LowRankLinear(nn.Module):
@@ -49,12 +49,10 @@ class LowRankConfig(PretrainedConfig):
         self,
         base_config: dict | None = None,
         ranks: dict[str, int] | None = None,
-        auto_class: str = "AutoModelForSequenceClassification",
         **kwargs,
     ) -> None:
         self.base_config = base_config or {}
         self.ranks = ranks or {}
-        self.auto_class = auto_class
         for name in ("pad_token_id", "problem_type", "id2label", "label2id"):
             if name in self.base_config:
                 kwargs.setdefault(name, self.base_config[name])
@@ -62,18 +60,20 @@ class LowRankConfig(PretrainedConfig):
 
 
 class LowRankModel(PreTrainedModel):
-    """Holds the base architecture under `base`, its factorized modules exchanged for thin pairs."""
+    """Holds the base architecture under `base`, its factorized modules exchanged for thin pairs; a classifier's."""
 
+    made_by = "AutoModelForSequenceClassification"
+    """The Auto class that makes the base architecture, and loads this."""
     config_class = LowRankConfig
     _supports_sdpa = True
     _supports_flash_attn = True
 
     def __init__(self, config: LowRankConfig) -> None:
         super().__init__(config)
-        base_config = AutoConfig.for_model(**config.base_config)
+        base_config = AutoConfig.for_model(**config.base_config | _labels(config))
         # the base picks its own best attention; only a request for the plain one is passed on
         plain = {"attn_implementation": "eager"} if config._attn_implementation == "eager" else {}
-        self.base = getattr(transformers, config.auto_class).from_config(base_config, **plain)
+        self.base = getattr(transformers, self.made_by).from_config(base_config, **plain)
         for name, rank in config.ranks.items():
             parent, _, child = name.removeprefix("base.").rpartition(".")
             owner = self.base.get_submodule(parent)
@@ -109,6 +109,15 @@ class LowRankModel(PreTrainedModel):
         return self.base(input_ids, **{name: value for name, value in given.items() if value is not None})
 
 
+class LowRankForMaskedLM(LowRankModel):
+    """The same of a masked language model; as a classifier it loads with a fresh head."""
+
+    made_by = "AutoModelForMaskedLM"
+
+
+KINDS = {kind.made_by: kind for kind in (LowRankModel, LowRankForMaskedLM)}
+
+
 def thin(module: nn.Module, rank: int) -> nn.Module:
     """A low-rank module of the same inputs and outputs, its weights not yet set."""
     if isinstance(module, nn.Embedding):
@@ -121,7 +130,6 @@ def thin(module: nn.Module, rank: int) -> nn.Module:
 def assemble(
     base: PreTrainedModel,
     factors: dict[str, tuple[Tensor, Tensor]],
-    auto_class: str,
     shifts: dict[str, Tensor] | None = None,
 ) -> LowRankModel:
     """A low-rank copy of a dense model.
@@ -129,12 +137,11 @@ def assemble(
     Args:
         base: the dense model; left as it is.
         factors: module name in `base` -> (A, B) with shapes (out, r) and (r, in).
-        auto_class: name of the Auto class that makes the base architecture.
         shifts: module name -> what is added to its bias, (out,).
     """
     ranks = {f"base.{name}": len(b) for name, (_, b) in factors.items()}
     described = {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"}
-    model = LowRankModel(LowRankConfig(described, ranks, auto_class))
+    model = _kind_of(base)(LowRankConfig(described, ranks))
     weights = {f"base.{name}": value for name, value in base.state_dict().items()}
     for name, (a, b) in factors.items():
         if isinstance(base.get_submodule(name), nn.Embedding):
@@ -144,11 +151,24 @@ def assemble(
             weights[f"base.{name}.A.bias"] = bias + (shifts or {}).get(name, 0)
         del weights[f"base.{name}.weight"]
     model.load_state_dict(weights, strict=True)
-    model.config.architectures = ["LowRankModel"]
+    model.config.architectures = [type(model).__name__]
+    model.config.auto_map = {name: f"modeling.{kind.__name__}" for name, kind in KINDS.items()}
     return model.eval()
 
 
+def _kind_of(base: PreTrainedModel) -> type[LowRankModel]:
+    """The low-rank class for this model's task."""
+    made = {name: getattr(transformers, name)._model_mapping.get(type(base.config), None) for name in KINDS}
+    return next(KINDS[name] for name, kind in made.items() if type(base) is kind)
+
+
+def _labels(config: LowRankConfig) -> dict:
+    """What the task says of the head."""
+    return {name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")}
+
+
 AutoConfig.register(LowRankConfig.model_type, LowRankConfig, exist_ok=True)
-AutoModelForSequenceClassification.register(LowRankConfig, LowRankModel, exist_ok=True)
 LowRankConfig.register_for_auto_class()
-LowRankModel.register_for_auto_class("AutoModelForSequenceClassification")
+for _name, _kind in KINDS.items():
+    getattr(transformers, _name).register(LowRankConfig, _kind, exist_ok=True)
+    _kind.register_for_auto_class(_name)

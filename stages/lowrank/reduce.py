@@ -88,7 +88,7 @@ def _assembled(
     if settings.embeddings:
         parts = Parts(model)
         factors = factors | {parts.words_at: _embedding(parts.words, settings.embeddings)}
-    return assemble(model, factors, "AutoModelForSequenceClassification", shifts) if factors else model
+    return assemble(model, factors, shifts) if factors else model
 
 
 def _embedding(words: nn.Embedding, rank: int) -> tuple[Tensor, Tensor]:

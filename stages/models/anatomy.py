@@ -163,7 +163,7 @@ class Parts:
     """
 
     def __init__(self, model: "nn.Module") -> None:
-        dense = getattr(model, "base", model)  # a low-rank model holds its base architecture under `base`
+        dense = plain(model)
         family = dense.config.model_type
         if family not in FAMILIES:
             raise BadInput(
@@ -172,10 +172,9 @@ class Parts:
             )
         self.anatomy = FAMILIES[family]
         self.config = dense.config
-        backbone = dense.base_model
-        prefix = next(name for name, module in model.named_modules() if module is backbone)
-        self.layers = list(backbone.get_submodule(self.anatomy.layers))
-        self.words = backbone.get_submodule(self.anatomy.words)
+        prefix = next(name for name, module in model.named_modules() if module is dense.base_model)
+        self.layers = list(dense.base_model.get_submodule(self.anatomy.layers))
+        self.words = dense.base_model.get_submodule(self.anatomy.words)
         self.backbone_at = prefix
         self.layers_at = f"{prefix}.{self.anatomy.layers}".lstrip(".")
         self.words_at = f"{prefix}.{self.anatomy.words}".lstrip(".")
@@ -224,6 +223,16 @@ class Parts:
     def layer_parameters(self) -> int:
         """Parameters of all Transformer layers, biases and norms included."""
         return sum(p.numel() for layer in self.layers for p in layer.parameters())
+
+
+def backbone(model: "nn.Module") -> "nn.Module":
+    """What is below the head."""
+    return plain(model).base_model
+
+
+def plain(model: "nn.Module") -> "nn.Module":
+    """The architecture itself: a low-rank model holds it under `base`."""
+    return getattr(model, "base", model)
 
 
 def _outputs(matrix: "nn.Module") -> int:

@@ -59,6 +59,8 @@ def load_classifier(base: Base, task: Task, *, setting: str = "base.model") -> "
     """The base model with a fresh head for the task: its labels named, regression where it is one."""
     from transformers import AutoModelForSequenceClassification
 
+    import stages.lowrank.modeling  # noqa: F401  (registers the low-rank model type)
+
     names = dict(enumerate(task.labels)) or {0: "value"}
     return from_hub(
         AutoModelForSequenceClassification.from_pretrained,

@@ -10,6 +10,7 @@ The decoder is tied to the word embeddings: a fresh head is only a dense layer, 
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
+from stages.models.anatomy import backbone
 from stages.models.base import from_hub
 from stages.settings import BadInput, Base, Warmup
 
@@ -51,7 +52,7 @@ class MaskedHead:
 
     def __init__(self, model: "PreTrainedModel") -> None:
         self.where: Tensor | None = None
-        self.hook = model.base_model.register_forward_hook(self._keep)
+        self.hook = backbone(model).register_forward_hook(self._keep)
 
     def close(self) -> None:
         self.hook.remove()

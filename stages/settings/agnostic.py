@@ -43,8 +43,9 @@ class Prune(Training):
     """Sizes to save a model at, wide to narrow, all in one run, each with an equal part of the training: shares of the
     width, such as [0.75, 0.5], or one of:"""
     start: Factorize | None = None
-    """Cut the student at once instead, and train it at that size: {layers: every, budget: 0.5}. Nothing is pruned then,
-    or factorized, and `targets` do not count."""
+    """Cut the student at once instead, as `factorize` does, and train it at that size: {layers: every, budget: 0.5}.
+    Nothing is pruned then, and `targets` do not count; what the cut leaves over the budget is factorized away, with
+    text of the corpus for calibration."""
     importance: Literal["platon", "sensitivity", "magnitude", "random"] = "platon"
     """What says which dimensions go: the loss's gradients times the weights, smoothed, and with `platon` times how much
     they vary; the weights' size; or nothing."""
