@@ -93,10 +93,10 @@ def _teacher(params: Params, task: str, seed: int, options: argparse.Namespace) 
     if not data.exists():
         prepare(
             name=task, task=params.task(task), data=params.data, base=params.base, settings=params.prepare,
-            output=_fresh(place / "prepare"), **common,
+            output=fresh(place / "prepare"), **common,
         )  # fmt: skip
     if not teacher.exists():
-        output, state = _fresh(place / "finetune"), place / "state"
+        output, state = fresh(place / "finetune"), place / "state"
         finetune(params.finetune, base=params.base, data=data, output=output, state=state, **common)
     found, _ = measure(params.evaluate, data=data, model=teacher, seed=seed, title="teacher")
     return {"task": task, "seed": seed, "budget": "1", "recipe": "teacher"} | _figures(found)
@@ -105,7 +105,7 @@ def _teacher(params: Params, task: str, seed: int, options: argparse.Namespace) 
 def _student(params: Params, task: str, seed: int, options: argparse.Namespace, budget: float, recipe: str) -> dict:
     place = options.work / task / str(seed)
     student, training = _blocks(params, recipe, budget)
-    output = _fresh(place / f"{recipe}-{budget:g}")
+    output = fresh(place / f"{recipe}-{budget:g}")
     found = baseline(
         student, training, params.evaluate, data=place / "prepare/data", teacher=place / "finetune/model",
         output=output, state=output / "state", seed=seed, run=Run(),
@@ -119,7 +119,7 @@ def _blocks(params: Params, recipe: str, budget: float) -> tuple[Factorize, Dist
     return blocks[0].model_copy(update={"budget": budget}), blocks[1]
 
 
-def _fresh(folder: Path) -> Path:
+def fresh(folder: Path) -> Path:
     """Without what a run that was stopped left there, but for its checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
     for entry in folder.iterdir():
