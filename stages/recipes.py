@@ -23,8 +23,18 @@ def recipes(params: Params, *, output: Path) -> None:
         blocks = {
             "factorize": student.model_dump(mode="json"),
             "distill": training and training.model_dump(mode="json"),
-        }
+        } | _started(student)
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(blocks, sort_keys=False), encoding="utf8")
+
+
+def _started(student: Factorize) -> dict[str, str]:
+    """The content of a folder that a student starts from: another model there is another recipe to DVC."""
+    folder = Path(student.start or "")
+    if not student.start or not folder.is_dir():
+        return {}
+    from stages.training import fingerprint
+
+    return {"start": fingerprint(folder)}
 
 
 def read_recipe(file: Path) -> tuple[Factorize, Distill | None]:

@@ -218,6 +218,25 @@ def test_recipes_are_written_out_and_read_back(tmp_path: Path) -> None:
         assert read_recipe(tmp_path / f"settings/{name}.yaml") == params.recipe(name)
 
 
+def test_another_model_to_start_from_is_another_recipe(tmp_path: Path) -> None:
+    """DVC sees no more of it than the recipe's file, which still reads back as the recipe."""
+    from stages.recipes import read_recipe, recipes
+
+    start = tmp_path / "pruned"
+    texts = []
+    for content in (None, "one", "two", "two"):
+        if content:
+            start.mkdir(exist_ok=True)
+            (start / "model.safetensors").write_text(content)
+        params = Params(recipes={"pruned": {"factorize": {"start": str(start)}}})
+        place = tmp_path / str(len(texts))
+        place.mkdir()
+        recipes(params, output=place)
+        assert read_recipe(place / "settings/pruned.yaml") == params.recipe("pruned")
+        texts.append((place / "settings/pruned.yaml").read_text())
+    assert len(set(texts)) == 3 and texts[2] == texts[3]
+
+
 def test_a_change_reaches_the_recipes_that_it_concerns_and_no_others(tmp_path: Path) -> None:
     """DVC runs a baseline again when its file here changes."""
     from stages.recipes import recipes
