@@ -7,10 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.distillation.capture import Capture
 from stages.lowrank.budget import room
 from stages.lowrank.calibrate import calibrate
 from stages.lowrank.decompose import Statistics, decompose
-from stages.lowrank.modeling import LowRankForCausalLM, LowRankLinear, assemble, separate
+from stages.lowrank.modeling import (
+    LowRankForCausalLM,
+    LowRankForSequenceClassification,
+    LowRankLinear,
+    assemble,
+    separate,
+)
 from stages.lowrank.reduce import reduce
 from stages.models.anatomy import Parts
 from stages.models.base import load
@@ -88,7 +95,7 @@ def logits(model, side: str = "right") -> Tensor:
 def test_parts(family):
     parts = Parts(tiny(family))
     gated = family != "gpt2"
-    assert (parts.depth, parts.heads, parts.key_heads) == (2, 4, 2 if gated else 4)
+    assert (parts.depth, parts.heads, parts.shape.key_heads) == (2, 4, 2 if gated else 4)
     widths = {"q": 16, "k": 8, "v": 8, "gate": 24, "up": 24, "down": 16, "hidden": 16}
     assert parts.shape.widths == (widths if gated else {n: 16 for n in widths if n != "gate"} | {"up": 40})
     assert parts.neurons == (24 if gated else 40) and parts.shape.causal
@@ -169,6 +176,24 @@ def test_a_stranger_generates_with_the_code_beside_the_weights(family, tmp_path)
     )
     written = student.generate(prompt, do_sample=False)
     assert written.shape == (1, 14) and said.stdout.strip() == str(written.tolist()), said.stderr
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_decoder_may_classify(family, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    config = tiny(family).config
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    settings, batch = Factorize(multiple_of=1, budget=0.6), sentences() | {"labels": torch.tensor([0, 1, 1])}
+    student = reduce(settings, model, room(settings, model, model), [batch]).model
+    student.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert type(again) is LowRankForSequenceClassification
+    aspects = {("q", 1), ("hidden", 2)}
+    found = [Capture(m, aspects)(m, {**batch, "labels": None}, aspects) for m in (student, again)]
+    assert found[0].logits.shape == (3, 2) and torch.equal(found[0].logits, found[1].logits)
+    assert torch.equal(found[0]["q", 1], found[1]["q", 1])
 
 
 def test_tied_embeddings_are_not_factorized():

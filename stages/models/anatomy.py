@@ -202,6 +202,11 @@ class Shape:
     windows: dict[int, int] = field(default_factory=dict)
     """Layers, from 1, whose tokens look at so many tokens only, themselves included; the others look at all."""
 
+    @property
+    def key_heads(self) -> int:
+        """Heads of keys and values: as wide as those of queries, and fewer where several queries share one."""
+        return self.widths["k"] * self.heads // self.widths["q"]
+
 
 class Parts:
     """The parts of one model, dense or low-rank, found by its family's row.
@@ -246,11 +251,6 @@ class Parts:
     def heads(self) -> int:
         """Of queries."""
         return self.config.num_attention_heads
-
-    @property
-    def key_heads(self) -> int:
-        """Of keys and values; fewer than of queries where several share one."""
-        return getattr(self.config, "num_key_value_heads", None) or self.heads
 
     @cached_property
     def shape(self) -> Shape:
