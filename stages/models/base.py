@@ -76,14 +76,18 @@ def load_classifier(base: Base, task: Task, *, setting: str = "base.model") -> "
 def load(folder: Path, **options: Any) -> "PreTrainedModel":
     """A teacher or student that a stage saved, low-rank ones included; strict: no weight is missing or left over.
 
+    Its config says which kind of model it is.
+
     Raises:
         BadInput: the checkpoint does not hold exactly the model's weights.
     """
-    from transformers import AutoModelForSequenceClassification
+    import transformers
 
-    import stages.lowrank.modeling  # noqa: F401  (registers the low-rank model type)
+    from stages.lowrank import modeling
 
-    model, report = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True, **options)
+    name = transformers.AutoConfig.from_pretrained(folder).architectures[0]
+    kind = getattr(modeling, name, None) or getattr(transformers, name)
+    model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
     if wrong := {name: keys for name, keys in report.items() if keys}:
         raise BadInput(f"{folder} does not hold the model that its config.json describes: {wrong}")
     return model.eval()
