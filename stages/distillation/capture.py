@@ -1,7 +1,8 @@
 """What a model computed on the way: taken by forward hooks while it runs, only what is asked for.
 
 Attention maps are rebuilt from the captured queries and keys, so that the models keep their fused attention; the
-plain attention that returns maps costs more than the whole comparison.
+plain attention that returns maps costs more than the whole comparison. A decoder's queries and keys are captured as
+its matrices give them; norms, the turn by their positions and the sharing of keys are done again.
 """
 
 from collections.abc import Collection
@@ -10,14 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from stages.distillation.distances import scores
+from stages.distillation.distances import heads, scores, visible
 from stages.distillation.objectives.base import Objective, Side
 from stages.models.anatomy import Parts, Shape
 
 Aspect = tuple[str, int]
 """A name and a layer number, from 1. `hidden`: the layer's output (of layer 0: the embeddings); `q` … `down`: a
-matrix's output; `input.q`: its input; `attention`: its attention map, where scores are not plainly QKᵀ/√d."""
+matrix's output; `input.q`: its input; `attention`: what its attention scores need beside `q` and `k`: the map itself
+where they are not plainly QKᵀ/√d, the angles of the tokens' positions (kept as of layer 0) where those turn q and k."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +83,24 @@ class Captured:
         return self.parts.shape
 
     def scores(self, layer: int, batch: Batch | None = None) -> Tensor:
-        """Attention scores, (batch, heads, tokens, tokens); given the batch, padded keys are at the lowest value."""
-        mask = None if batch is None else batch.mask
+        """Attention scores, (batch, heads, tokens, tokens); given the batch, what is not seen has the lowest value."""
         if (maps := self.values.get(("attention", layer))) is not None:
             return maps.clamp_min(torch.finfo(maps.dtype).tiny).log()  # their softmax gives the maps back
-        return scores(self["q", layer], self["k", layer], self.shape.heads, mask)
+        seen = None if batch is None else self.seen(layer, batch)
+        q, k = heads(self["q", layer], self.shape.heads), heads(self["k", layer], self.shape.key_heads)
+        if not self.shape.causal:
+            return scores(q, k, seen)
+        attention = self.parts.attention(layer)
+        if hasattr(attention, "q_norm"):
+            q, k = attention.q_norm(q), attention.k_norm(k)
+        if (angles := self.values.get(("attention", 0))) is not None:
+            q, k = apply_rotary_pos_emb(q, k, *angles)
+        k = k.repeat_interleave(self.shape.heads // self.shape.key_heads, dim=1)
+        return scores(q, k, seen, attention.scaling)
+
+    def seen(self, layer: int, batch: Batch) -> Tensor:
+        """1 where a query of the layer may look at a key; (batch, 1 or tokens, tokens)."""
+        return visible(batch.mask, self.shape, layer)
 
     def replayed(self, name: str, pair: tuple[int, int], other: "Captured") -> Tensor:
         """What this model's matrix (layer `pair[0]`) says of the other's input (`pair[1]`); (batch, tokens, out)."""
@@ -103,9 +119,12 @@ class Capture:
 
     def __init__(self, model: nn.Module, aspects: Collection[Aspect]) -> None:
         self.parts = Parts(model)
+        self.options = {"use_cache": False} if model.can_generate() else {}  # nothing is generated here
         self.wanted: Collection[Aspect] = ()
         self.values: dict[Aspect, Tensor] = {}
-        self.hooks = [self._hook(aspect) for aspect in aspects if aspect[0] != "attention"]
+        self.hooks = [self._hook(aspect) for aspect in aspects if self._is_there(aspect[0])]
+        if self.parts.rotary is not None:
+            self.hooks.append(self.parts.rotary.register_forward_hook(self._keep_angles))
 
     def close(self) -> None:
         """Takes the hooks off again."""
@@ -115,12 +134,16 @@ class Capture:
     def __call__(self, model: nn.Module, inputs: dict[str, Any], wanted: Collection[Aspect]) -> Captured:
         """Runs the model on the inputs (no labels: no loss of its own is computed)."""
         self.wanted, self.values = wanted, {}
-        maps = self.parts.anatomy.scores == "maps" and any(name == "attention" for name, _ in wanted)
-        out = model(**inputs, **({"output_attentions": True} if maps else {}))
+        maps = self.parts.anatomy.scores == "maps" and self._attention_wanted()
+        out = model(**inputs, **self.options, **({"output_attentions": True} if maps else {}))
         if maps:
             self.values |= {("attention", i): m for i, m in enumerate(out.attentions, 1) if ("attention", i) in wanted}
         captured, self.values = Captured(self.parts, out.logits, self.values), {}
         return captured
+
+    def _is_there(self, name: str) -> bool:
+        """Whether a module's output or input is that: not every family has a `gate`; `attention` is made of more."""
+        return name == "hidden" or name.removeprefix("input.") in self.parts.anatomy.matrices
 
     def _hook(self, aspect: Aspect) -> Any:
         name, layer = aspect
@@ -138,6 +161,13 @@ class Capture:
                 self.values[aspect] = value[0] if isinstance(value, tuple) else value
 
         return module.register_forward_hook(keep)
+
+    def _attention_wanted(self) -> bool:
+        return any(name == "attention" for name, _ in self.wanted)
+
+    def _keep_angles(self, _module: nn.Module, args: tuple, output: tuple[Tensor, Tensor]) -> None:
+        if self._attention_wanted():
+            self.values["attention", 0] = torch.stack(output)
 
     def _keep_input(self, _module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if ("hidden", 0) in self.wanted:

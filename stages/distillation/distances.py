@@ -33,18 +33,40 @@ def squared_distance(student: Tensor, teacher: Tensor, mask: Tensor, normalize: 
     return _SquaredDistance.apply(student, teacher, mask / scale.clamp_min(1e-12).unsqueeze(-1))
 
 
-def scores(q: Tensor, k: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """QKᵀ/√d head by head; with a mask, padded keys are at the lowest value, so that a softmax leaves them out.
+def heads(x: Tensor, count: int) -> Tensor:
+    """Shapes: (batch, tokens, count · d) -> (batch, count, tokens, d)."""
+    return x.unflatten(-1, (count, -1)).transpose(1, 2)
 
-    Shapes: (batch, tokens, heads·d) twice, mask (batch, tokens) of 0 and 1 -> (batch, heads, tokens, tokens).
+
+def visible(mask: Tensor, shape: Shape, layer: int | None = None) -> Tensor:
+    """1 where a query may look at a key; 0 at padding, and in a decoder at what comes later or lies too far back.
+
+    Shapes: mask (batch, tokens) of 0 and 1 -> (batch, 1, tokens), for decoders (batch, tokens, tokens).
+
+    Args:
+        layer: the one whose sliding window counts; None: no window does.
     """
-    q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1) for x in (q, k))
-    padding = q.new_zeros(len(q), q.shape[1])
-    if mask is not None:
-        padding = (1 - mask).mul(torch.finfo(q.dtype).min / 2).to(q.dtype).repeat_interleave(heads, 0)
+    if not shape.causal:
+        return mask.unsqueeze(1)
+    back = mask.new_ones(mask.shape[1], mask.shape[1]).tril()
+    if window := shape.windows.get(layer):
+        back = back.triu(1 - window)
+    return mask.unsqueeze(1) * back
+
+
+def scores(q: Tensor, k: Tensor, seen: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """QKᵀ/√d, or QKᵀ · scale; with `seen`, the other pairs are at the lowest value, so that a softmax leaves them out.
+
+    Shapes: (batch, heads, tokens, d) twice, seen (batch, 1 or tokens, tokens) of 0 and 1 ->
+    (batch, heads, tokens, tokens).
+    """
+    count, scale = q.shape[1], q.shape[-1] ** -0.5 if scale is None else scale
+    q, k = q.flatten(0, 1), k.flatten(0, 1)
+    hidden = q.new_zeros(len(q), 1, q.shape[1])
+    if seen is not None:
+        hidden = (1 - seen).mul(torch.finfo(q.dtype).min / 2).to(q.dtype).repeat_interleave(count, 0)
     # one product that scales and adds as it goes: a map is the largest tensor here, each pass over it counts
-    product = torch.baddbmm(padding.unsqueeze(1), q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
-    return product.unflatten(0, (-1, heads))
+    return torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=scale).unflatten(0, (-1, count))
 
 
 def unit(x: Tensor) -> Tensor:

@@ -19,9 +19,15 @@ def room(settings: Factorize, teacher: "PreTrainedModel", start: "PreTrainedMode
 
     Raises:
         BadInput: the budget does not even hold biases and norms (with `count: all` embeddings and head too), or
-            the embedding's rank saves nothing.
+            the embedding's rank saves nothing, or the head is tied to the embedding.
     """
     words = Parts(start).words.weight
+    head = start.get_output_embeddings()
+    if settings.embeddings and head is not None and head.weight is words:
+        raise BadInput(
+            f"factorize.embeddings {settings.embeddings} would part the word embedding from the head that shares its "
+            "weights; set factorize.embeddings to null"
+        )
     if settings.embeddings and settings.embeddings * sum(words.shape) >= words.numel():
         raise BadInput(
             f"factorize.embeddings {settings.embeddings} saves nothing on a {tuple(words.shape)} embedding; "
@@ -33,8 +39,7 @@ def room(settings: Factorize, teacher: "PreTrainedModel", start: "PreTrainedMode
     budget = int(settings.budget * whole)
     if has <= budget:
         return None
-    matrices = sum(start.get_submodule(name).weight.numel() for name in Parts(start).matrix_names())
-    fixed = has - matrices
+    fixed = has - Parts(start).matrix_parameters()
     if budget <= fixed:
         raise BadInput(
             f"factorize.budget {settings.budget} of {whole:,} parameters is less than the {fixed:,} that cannot be "

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from stages.lowrank.decompose import Statistics
+from stages.models.anatomy import Parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
 
 
 def calibrate(
@@ -30,15 +32,26 @@ def calibrate(
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             gather.begin(batch["attention_mask"])
             with torch.set_grad_enabled(fisher):
-                # the loss is a mean over examples: times their number gives each example its own gradient
-                loss = model(**batch).loss * len(batch["labels"])
+                out = model(**batch)
             if fisher:
-                loss.backward()
+                _loss(out, batch["labels"], Parts(model).anatomy.causal).backward()
                 model.zero_grad(set_to_none=True)
     finally:
         for handle in handles:
             handle.remove()
     return gather.statistics({name: model.get_submodule(name).bias is not None for name in names})
+
+
+def _loss(out: "ModelOutput", labels: Tensor, causal: bool) -> Tensor:
+    """The task's loss, summed over examples, so that each has its own gradient; a sequence's is the mean over labels.
+
+    Shapes: labels (batch,), or (batch, tokens) with -100 where nothing is asked; a scalar.
+    """
+    if labels.ndim == 1:
+        return out.loss * len(labels)
+    logits, answers = (out.logits[:, :-1], labels[:, 1:]) if causal else (out.logits, labels)
+    each = nn.functional.cross_entropy(logits.float().transpose(1, 2), answers, reduction="none")
+    return (each.sum(1) / (answers >= 0).sum(1).clamp_min(1)).sum()
 
 
 class _Gather:

@@ -5,9 +5,13 @@ it imports nothing but torch and transformers. The model has a type of its own: 
 type, its factors would be skipped and random matrices put in their place, with no error.
 """
 
+import copy
+
+import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, Cache, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 
 class LowRankLinear(nn.Module):
@@ -40,6 +44,37 @@ class LowRankEmbedding(nn.Module):
         return self.B(self.A(ids))
 
 
+class Split(nn.Module):
+    """GPT-2's `c_attn` with its three maps apart; x (..., in) -> q, k, v side by side (..., 3 · out)."""
+
+    def __init__(self, q: nn.Linear, k: nn.Linear, v: nn.Linear) -> None:
+        super().__init__()
+        self.q, self.k, self.v = q, k, v
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((self.q(x), self.k(x), self.v(x)), dim=-1)
+
+
+def separate(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a GPT-2 with linear modules in place of its Conv1D; any other model as it is."""
+    if not any(isinstance(module, Conv1D) for module in model.modules()):
+        return model
+    model = copy.deepcopy(model)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv1D):
+            parts = 3 if name.endswith("c_attn") else 1
+            linears = [_linear(*pair) for pair in zip(*(p.chunk(parts, -1) for p in module.parameters()), strict=True)]
+            model.set_submodule(name, Split(*linears) if parts == 3 else linears[0])
+    return model
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """Shapes: weight (in, out), bias (out,)."""
+    linear = nn.Linear(*weight.shape, device="meta")
+    linear.weight, linear.bias = (nn.Parameter(p.detach().clone(), p.requires_grad) for p in (weight.T, bias))
+    return linear
+
+
 class LowRankConfig(PretrainedConfig):
     """The whole architecture: the base model's config and the rank of every factorized module."""
 
@@ -55,14 +90,21 @@ class LowRankConfig(PretrainedConfig):
         self.base_config = base_config or {}
         self.ranks = ranks or {}
         self.auto_class = auto_class
-        for name in ("pad_token_id", "problem_type", "id2label", "label2id"):
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "problem_type", "id2label", "label2id"):
             if name in self.base_config:
                 kwargs.setdefault(name, self.base_config[name])
         super().__init__(**kwargs)
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PretrainedConfig:
+        """The base model's: `generate` builds its cache by it."""
+        return AutoConfig.for_model(**self.base_config) if self.base_config else self
+
 
 class LowRankModel(PreTrainedModel):
-    """Holds the base architecture under `base`, its factorized modules exchanged for thin pairs."""
+    """Holds the base architecture under `base`, its factorized modules exchanged for thin pairs.
+
+    This is what all kinds share; each Auto class makes one of those in `KINDS`.
+    """
 
     config_class = LowRankConfig
     _supports_sdpa = True
@@ -73,7 +115,7 @@ class LowRankModel(PreTrainedModel):
         base_config = AutoConfig.for_model(**config.base_config)
         # the base picks its own best attention; only a request for the plain one is passed on
         plain = {"attn_implementation": "eager"} if config._attn_implementation == "eager" else {}
-        self.base = getattr(transformers, config.auto_class).from_config(base_config, **plain)
+        self.base = separate(getattr(transformers, config.auto_class).from_config(base_config, **plain))
         for name, rank in config.ranks.items():
             parent, _, child = name.removeprefix("base.").rpartition(".")
             owner = self.base.get_submodule(parent)
@@ -81,10 +123,14 @@ class LowRankModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        self.base._init_weights(module)
+        if not any(module.children()):  # GPT-2 would look for the weights of a layer's factorized matrices
+            self.base._init_weights(module)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.base.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.base.get_output_embeddings()
 
     def forward(
         self,
@@ -97,16 +143,74 @@ class LowRankModel(PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ):
-        given = {
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-            "labels": labels,
-            "output_attentions": output_attentions,
-            "output_hidden_states": output_hidden_states,
-        }
+        return self._answer(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+
+    def _answer(self, input_ids: Tensor | None, **given):
         return self.base(input_ids, **{name: value for name, value in given.items() if value is not None})
+
+
+class LowRankForSequenceClassification(LowRankModel):
+    """A low-rank classifier."""
+
+
+class LowRankForCausalLM(LowRankModel, GenerationMixin):
+    """A low-rank decoder: `generate` works as on the base model, with its cache."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ):
+        return self._answer(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=return_dict,
+        )
+
+
+KINDS: dict[str, type[LowRankModel]] = {
+    "AutoModelForSequenceClassification": LowRankForSequenceClassification,
+    "AutoModelForCausalLM": LowRankForCausalLM,
+}
+"""Name of the Auto class that makes the base architecture -> its low-rank form."""
+
+
+def kind_of(model: PreTrainedModel) -> str:
+    """The Auto class that makes a dense model, one of KINDS.
+
+    Raises:
+        ValueError: none of them does.
+    """
+    for name in KINDS:
+        if getattr(transformers, name)._model_mapping.get(type(model.config), None) is type(model):
+            return name
+    raise ValueError(f"{type(model).__name__} is made by none of {', '.join(KINDS)}")
 
 
 def thin(module: nn.Module, rank: int) -> nn.Module:
@@ -128,13 +232,14 @@ def assemble(
 
     Args:
         base: the dense model; left as it is.
-        factors: module name in `base` -> (A, B) with shapes (out, r) and (r, in).
+        factors: module name in `separate(base)` -> (A, B) with shapes (out, r) and (r, in).
         auto_class: name of the Auto class that makes the base architecture.
         shifts: module name -> what is added to its bias, (out,).
     """
+    base = separate(base)
     ranks = {f"base.{name}": len(b) for name, (_, b) in factors.items()}
     described = {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"}
-    model = LowRankModel(LowRankConfig(described, ranks, auto_class))
+    model = KINDS[auto_class](LowRankConfig(described, ranks, auto_class))
     weights = {f"base.{name}": value for name, value in base.state_dict().items()}
     for name, (a, b) in factors.items():
         if isinstance(base.get_submodule(name), nn.Embedding):
@@ -144,11 +249,14 @@ def assemble(
             weights[f"base.{name}.A.bias"] = bias + (shifts or {}).get(name, 0)
         del weights[f"base.{name}.weight"]
     model.load_state_dict(weights, strict=True)
-    model.config.architectures = ["LowRankModel"]
+    model.config.architectures = [type(model).__name__]
+    if model.can_generate():
+        model.generation_config = copy.deepcopy(base.generation_config)
     return model.eval()
 
 
 AutoConfig.register(LowRankConfig.model_type, LowRankConfig, exist_ok=True)
-AutoModelForSequenceClassification.register(LowRankConfig, LowRankModel, exist_ok=True)
 LowRankConfig.register_for_auto_class()
-LowRankModel.register_for_auto_class("AutoModelForSequenceClassification")
+for _name, _kind in KINDS.items():
+    getattr(transformers, _name).register(LowRankConfig, _kind, exist_ok=True)
+    _kind.register_for_auto_class(_name)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stages.lowrank.calibrate import calibrate
 from stages.lowrank.decompose import Decomposition, Statistics, decompose, shift
-from stages.lowrank.modeling import assemble
+from stages.lowrank.modeling import assemble, kind_of, separate
 from stages.lowrank.ranks import Matrix, allocate
 from stages.models.anatomy import Parts
 from stages.settings import Factorize
@@ -46,7 +46,10 @@ def reduce(
     """
     from tqdm import tqdm
 
-    names = [] if budget is None else Parts(model).matrix_names()
+    names: list[str] = []
+    if budget is not None:
+        model = separate(model)
+        names = Parts(model).matrix_names()
     statistics = calibrate(model, names, batches, fisher=settings.decomposition == "fisher") if names else {}
     weights = {name: model.get_submodule(name).weight for name in names}
     bar = {"desc": f"factorize: {settings.decomposition}", "unit": "matrix", "disable": not names}
@@ -88,7 +91,7 @@ def _assembled(
     if settings.embeddings:
         parts = Parts(model)
         factors = factors | {parts.words_at: _embedding(parts.words, settings.embeddings)}
-    return assemble(model, factors, "AutoModelForSequenceClassification", shifts) if factors else model
+    return assemble(model, factors, kind_of(model), shifts) if factors else model
 
 
 def _embedding(words: nn.Embedding, rank: int) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """What factorization cost: a table with a row per matrix, and a plot of the spectra."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,4 +73,4 @@ def _panels(figure: "Figure", made: "Reduced") -> None:
 
 def _kind(name: str) -> str:
     """A matrix's name without its layer."""
-    return name.split(".layer.")[-1].partition(".")[2]
+    return re.split(r"\.\d+\.", name)[-1]

@@ -12,6 +12,8 @@ from stages.settings import BadInput
 if TYPE_CHECKING:
     from torch import nn
 
+    from stages.models.columns import Columns
+
 Group = Literal["residual", "embedding", "head", "qk", "vo", "ffn"]
 """Dimensions that can only be cut together: the residual stream's; the embedding's, where that has a width of its own
 as in ELECTRA (elsewhere it is the residual stream); the inner ones of the task's head; and in a layer those that
@@ -35,6 +37,13 @@ class Anatomy:
     """Attention's output matrix."""
     up: str
     down: str
+    gate: str | None = None
+    """Of gated feed-forwards, down(act(gate x) · up x): the matrix before the activation."""
+    attention: str | None = None
+    """Of decoders: the module that knows scale and sliding window of a layer's attention, and the norms of queries and
+    keys where there are some. None: an encoder, whose tokens look both ways."""
+    rotary: str | None = None
+    """The module that gives the angles by which queries and keys are turned, from the backbone on."""
     scores: Literal["dot", "maps"] = "dot"
     """`dot`: scores are QKᵀ/√d, so they can be had beside fused attention. `maps`: they hold more than that (relative
     positions), so the model's own attention maps are asked for."""
@@ -48,9 +57,15 @@ class Anatomy:
     """The config's name for the number of neurons in a feed-forward."""
 
     @property
+    def causal(self) -> bool:
+        """Tokens look back only."""
+        return self.attention is not None
+
+    @property
     def matrices(self) -> dict[str, str]:
-        """Name -> path of the six matrices of a layer."""
-        return {name: getattr(self, name) for name in ("q", "k", "v", "out", "up", "down")}
+        """Name -> path of the matrices of a layer: six, or seven where the feed-forward is gated."""
+        names = ("q", "k", "v", "out", "gate", "up", "down")
+        return {name: path for name in names if (path := getattr(self, name)) is not None}
 
     @property
     def inside(self) -> dict[str, Groups]:
@@ -132,6 +147,30 @@ _DISTILBERT = Anatomy(
     outside=_EMBEDDINGS | _CLASSIFIERS | _MASKED_LM,
     neurons="hidden_dim",
 )
+_GPT2 = Anatomy(
+    layers="h",
+    words="wte",
+    q="attn.c_attn.q",  # in a dense model thirds of c_attn, see columns.py
+    k="attn.c_attn.k",
+    v="attn.c_attn.v",
+    out="attn.c_proj",
+    up="mlp.c_fc",
+    down="mlp.c_proj",
+    attention="attn",
+)
+_LLAMA = Anatomy(
+    layers="layers",
+    words="embed_tokens",
+    q="self_attn.q_proj",
+    k="self_attn.k_proj",
+    v="self_attn.v_proj",
+    out="self_attn.o_proj",
+    gate="mlp.gate_proj",
+    up="mlp.up_proj",
+    down="mlp.down_proj",
+    attention="self_attn",
+    rotary="rotary_emb",
+)
 
 FAMILIES: dict[str, Anatomy] = {
     "bert": _BERT,
@@ -140,6 +179,11 @@ FAMILIES: dict[str, Anatomy] = {
     "electra": _BERT,
     "distilbert": _DISTILBERT,
     "deberta-v2": _DEBERTA,
+    "gpt2": _GPT2,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
 }
 
 
@@ -150,9 +194,18 @@ class Shape:
     depth: int
     heads: int
     widths: dict[str, int]
-    """Width of `hidden`, and of the outputs of `q`, `k`, `v`, `up`, `down`."""
+    """Width of `hidden`, and of the outputs of `q`, `k`, `v`, `up`, `down`, and `gate` where there is one."""
     scores: Literal["dot", "maps"]
     """As in `Anatomy`."""
+    causal: bool = False
+    """Tokens look back only."""
+    windows: dict[int, int] = field(default_factory=dict)
+    """Layers, from 1, whose tokens look at so many tokens only, themselves included; the others look at all."""
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of keys and values: as wide as those of queries, and fewer where several queries share one."""
+        return self.widths["k"] * self.heads // self.widths["q"]
 
 
 class Parts:
@@ -174,6 +227,7 @@ class Parts:
         self.config = dense.config
         backbone = dense.base_model
         prefix = next(name for name, module in model.named_modules() if module is backbone)
+        self.backbone = backbone
         self.layers = list(backbone.get_submodule(self.anatomy.layers))
         self.words = backbone.get_submodule(self.anatomy.words)
         self.backbone_at = prefix
@@ -195,13 +249,35 @@ class Parts:
 
     @property
     def heads(self) -> int:
+        """Of queries."""
         return self.config.num_attention_heads
 
     @cached_property
     def shape(self) -> Shape:
-        widths = {name: _outputs(self.matrix(name, 1)) for name in ("q", "k", "v", "up", "down")}
-        widths["hidden"] = widths["down"]
-        return Shape(depth=self.depth, heads=self.heads, widths=widths, scores=self.anatomy.scores)
+        widths = {name: _outputs(self.matrix(name, 1)) for name in self.anatomy.matrices if name != "out"}
+        return Shape(
+            depth=self.depth,
+            heads=self.heads,
+            widths=widths | {"hidden": widths["down"]},
+            scores=self.anatomy.scores,
+            causal=self.anatomy.causal,
+            windows={i: size for i in range(1, self.depth + 1) if (size := self._window(i))},
+        )
+
+    def attention(self, layer: int) -> "nn.Module | None":
+        """A decoder layer's attention, counted from 1."""
+        return self.layers[layer - 1].get_submodule(self.anatomy.attention) if self.anatomy.attention else None
+
+    @property
+    def rotary(self) -> "nn.Module | None":
+        """Gives (cos, sin), each (batch or 1, tokens, head width), of all layers."""
+        return self.backbone.get_submodule(self.anatomy.rotary) if self.anatomy.rotary else None
+
+    def _window(self, layer: int) -> int | None:
+        attention = self.attention(layer)
+        # Mistral's is one for all layers; Qwen's differs, and is None where the config's is not in use
+        of = attention if hasattr(attention, "sliding_window") else self.config
+        return getattr(of, "sliding_window", None) if attention is not None else None
 
     @property
     def width(self) -> int:
@@ -211,14 +287,22 @@ class Parts:
     @property
     def neurons(self) -> int:
         """Inner width of a feed-forward."""
-        return getattr(self.config, self.anatomy.neurons)
+        return self.shape.widths["up"]
 
-    def matrix(self, name: str, layer: int) -> "nn.Module":
-        """A matrix (`q` … `down`) of a layer, counted from 1."""
-        return self.layers[layer - 1].get_submodule(self.anatomy.matrices[name])
+    def matrix(self, name: str, layer: int) -> "nn.Module | Columns":
+        """A matrix (`q` … `down`) of a layer, counted from 1; of a dense GPT-2 a view of where it lies."""
+        return _found(self.layers[layer - 1], self.anatomy.matrices[name])
+
+    def matrix_parameters(self) -> int:
+        """Weights of all matrices of a dense model, biases apart."""
+        return sum(
+            self.matrix(name, layer).weight.numel()
+            for layer in range(1, self.depth + 1)
+            for name in self.anatomy.matrices
+        )
 
     def matrix_names(self) -> list[str]:
-        """Full module names of all matrices, layer by layer, as `model.get_submodule` takes them."""
+        """Full module names of all matrices, layer by layer, as `get_submodule` takes them (GPT-2: of `separate`)."""
         return [f"{self.layers_at}.{i}.{path}" for i in range(self.depth) for path in self.anatomy.matrices.values()]
 
     def layer_parameters(self) -> int:
@@ -226,5 +310,17 @@ class Parts:
         return sum(p.numel() for layer in self.layers for p in layer.parameters())
 
 
-def _outputs(matrix: "nn.Module") -> int:
+def _found(layer: "nn.Module", path: str) -> "nn.Module | Columns":
+    from transformers.pytorch_utils import Conv1D
+
+    from stages.models.columns import Columns
+
+    parent, _, name = path.rpartition(".")
+    if isinstance(fused := layer.get_submodule(parent), Conv1D):
+        return Columns(fused, "qkv".index(name), of=3)
+    matrix = layer.get_submodule(path)
+    return Columns(matrix) if isinstance(matrix, Conv1D) else matrix
+
+
+def _outputs(matrix: "nn.Module | Columns") -> int:
     return getattr(matrix, "A", matrix).out_features  # a low-rank one is A B

@@ -10,7 +10,7 @@ from stages.models.anatomy import Parts
 from stages.settings import BadInput
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 Layers = Literal["all", "first", "last", "every"] | list[int]
 
@@ -45,10 +45,12 @@ def chosen(layers: Layers, depth: int, of: int) -> list[int]:
 
 
 def keep_layers(model: "PreTrainedModel", layers: list[int]) -> "PreTrainedModel":
-    """A copy of a dense model with only these layers, counted from 1; everything outside the layers as it was."""
-    config = copy.deepcopy(model.config)
-    config.num_hidden_layers = len(layers)
-    student = type(model)(config)
+    """A copy of a dense model with only these layers, counted from 1; everything outside the layers as it was.
+
+    Raises:
+        BadInput: a layer's place decides what it computes.
+    """
+    student = type(model)(_config(model.config, layers))
     at = Parts(model).layers_at + "."
     weights = {}
     for name, tensor in model.state_dict().items():
@@ -58,4 +60,19 @@ def keep_layers(model: "PreTrainedModel", layers: list[int]) -> "PreTrainedModel
         elif int(number) + 1 in layers:
             weights[f"{at}{layers.index(int(number) + 1)}.{path}"] = tensor
     student.load_state_dict(weights, strict=True)
+    if student.can_generate():
+        student.generation_config = copy.deepcopy(model.generation_config)
     return student.eval()
+
+
+def _config(config: "PretrainedConfig", layers: list[int]) -> "PretrainedConfig":
+    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+        raise BadInput(
+            f"factorize.layers {layers}: this model's attention scores are scaled by the layer's number "
+            "(scale_attn_by_inverse_layer_idx), which a cut would change; set factorize.layers to all"
+        )
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = len(layers)
+    if kinds := getattr(config, "layer_types", None):  # which layers have a sliding window
+        config.layer_types = [kinds[layer - 1] for layer in layers]
+    return config

@@ -16,9 +16,10 @@ def sizes(model: "PreTrainedModel", folder: Path, length: float) -> dict[str, fl
     look-ups, and the head runs once a sentence.
     """
     from torch import nn
+    from transformers.pytorch_utils import Conv1D
 
     parts = Parts(model)
-    matrices = [m.weight for layer in parts.layers for m in layer.modules() if isinstance(m, nn.Linear)]
+    matrices = [m.weight for layer in parts.layers for m in layer.modules() if isinstance(m, nn.Linear | Conv1D)]
     return {
         "parameters": model.num_parameters(),
         "layer_parameters": parts.layer_parameters(),

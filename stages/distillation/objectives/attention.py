@@ -27,8 +27,7 @@ class AttentionKL(LayerObjective):
     """
 
     def pairs(self, student: Shape, teacher: Shape) -> list[tuple[int, int]]:
-        _same_heads(student, teacher)
-        return super().pairs(student, teacher)
+        return _head_by_head(student, teacher, super().pairs(student, teacher))
 
     def aspects(self, side: Side) -> tuple[str, ...]:
         return ("q", "k", "attention")
@@ -41,28 +40,29 @@ class AttentionKL(LayerObjective):
 class AttentionMSE(LayerObjective):
     """Squared distance between attention scores before the softmax, over heads and real pairs of tokens.
 
-    L = mean_l mean_b 1/(H·n_b²) Σ_h Σ_{i,j ≤ n_b} (S_s[l,h,i,j] − S_t[l,h,i,j])²,    S = QKᵀ/√d
+    L = mean_l mean_b 1/(H·|P_b|) Σ_h Σ_{(i,j) ∈ P_b} (S_s[l,h,i,j] − S_t[l,h,i,j])²,    S = QKᵀ/√d
+
+    P_b: the pairs of a query i ≤ n_b and a key j that it may see: an encoder's n_b², a decoder's without the future.
 
     Source: TinyBERT (Jiao et al. 2020), eq. 7.
     """
 
     def pairs(self, student: Shape, teacher: Shape) -> list[tuple[int, int]]:
-        _same_heads(student, teacher)
         if "maps" in (student.scores, teacher.scores):
             raise ValueError(
                 "needs scores that are QKᵀ/√d, and this family's hold relative positions; use attention_kl"
             )
-        return super().pairs(student, teacher)
+        return _head_by_head(student, teacher, super().pairs(student, teacher))
 
     def aspects(self, side: Side) -> tuple[str, ...]:
-        return ("q", "k")
+        return ("q", "k", "attention")
 
     def distances(self, student: Captured, teacher: Captured, batch: Batch, pair: tuple[int, int], learned) -> Tensor:
         """Shapes: scores (batch, heads, tokens, tokens)."""
         ours, theirs = student.scores(pair[0]), teacher.scores(pair[1])
         squares = (ours.to(batch.mask.dtype) - theirs).square().mean(1)
-        real = batch.mask.unsqueeze(1) * batch.mask.unsqueeze(2)
-        return (squares * real).sum((1, 2)) / batch.tokens.square()
+        real = batch.mask.unsqueeze(2) * teacher.seen(pair[1], batch)
+        return (squares * real).sum((1, 2)) / real.sum((1, 2))
 
 
 class Relations(LayerObjective):
@@ -71,7 +71,8 @@ class Relations(LayerObjective):
     L = Σ_X w_X/Σw · mean_l mean_b 1/(A·n_b) Σ_a Σ_{i ≤ n_b} KL(R_t[X,l,a,i] ‖ R_s[X,l,a,i])
     R[X,l,a] = softmax(X_a X_aᵀ / √d_a),    X_a: the a-th of A equal parts of X's columns, d_a = width / A
 
-    The number A of relation heads is free, so that models of different widths and head counts can be compared.
+    The number A of relation heads is free, so that models of different widths and head counts can be compared. In a
+    decoder a token relates to itself and those before it (ours).
 
     Source: MiniLMv2 (Wang et al. 2021), eq. 2 to 6. Values alone, A = the model's heads, together with `attention_kl`
     at the last layer: MiniLM (Wang et al. 2020), eq. 3 to 5.
@@ -96,6 +97,7 @@ class Relations(LayerObjective):
         for name, shape in (("student", student), ("teacher", teacher)):
             if wrong := [w for w in (shape.widths[x] for x in self.active()) if w % heads]:
                 raise ValueError(f"heads {heads} does not divide the {name}'s width {wrong[0]}; choose one that does")
+        _same_direction(student, teacher)
         return super().pairs(student, teacher)
 
     def aspects(self, side: Side) -> tuple[str, ...]:
@@ -103,15 +105,13 @@ class Relations(LayerObjective):
 
     def distances(self, student: Captured, teacher: Captured, batch: Batch, pair: tuple[int, int], learned) -> Tensor:
         """Shapes: X (batch, tokens, width), relations (batch, A, tokens, tokens)."""
-        from stages.distillation.distances import scores
+        from stages.distillation.distances import heads, scores, visible
 
-        heads, weights = self.heads or teacher.shape.heads, self.active()
-        total = 0.0
+        count, weights = self.heads or teacher.shape.heads, self.active()
+        seen, total = visible(batch.mask, teacher.shape), 0.0
         for name, weight in weights.items():
-            ours, theirs = student[name, pair[0]], teacher[name, pair[1]]
-            rows = _over_queries(
-                scores(ours, ours, heads, batch.mask), scores(theirs, theirs, heads, batch.mask), batch
-            )
+            ours, theirs = (heads(x, count) for x in (student[name, pair[0]], teacher[name, pair[1]]))
+            rows = _over_queries(scores(ours, ours, seen), scores(theirs, theirs, seen), batch)
             total = total + weight / sum(weights.values()) * rows
         return total
 
@@ -123,8 +123,23 @@ def _over_queries(student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
     return (divergence(student, teacher).mean(1) * batch.mask).sum(1) / batch.tokens
 
 
-def _same_heads(student: Shape, teacher: Shape) -> None:
+def _head_by_head(student: Shape, teacher: Shape, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The pairs of layers, where models of these shapes can be compared head by head, token by token."""
     if student.heads != teacher.heads:
         raise ValueError(
             f"compares head by head, and the student has {student.heads}, the teacher {teacher.heads}; use `relations`"
         )
+    _same_direction(student, teacher)
+    for ours, theirs in pairs:
+        sizes = [shape.windows.get(i, "no") for shape, i in ((student, ours), (teacher, theirs))]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"compares what tokens look at, and the student's layer {ours} has {sizes[0]} sliding window, the "
+                f"teacher's {theirs} {sizes[1]}; set `layers` to pairs of equal ones"
+            )
+    return pairs
+
+
+def _same_direction(student: Shape, teacher: Shape) -> None:
+    if student.causal != teacher.causal:
+        raise ValueError("one model's tokens look back only and the other's both ways; compare their `hidden` states")

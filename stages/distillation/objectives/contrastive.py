@@ -42,6 +42,10 @@ class Contrastive(Objective):
     """Share of the old projection that the memory keeps."""
 
     def pairs(self, student: Shape, teacher: Shape) -> list[tuple[int, int]]:
+        if student.causal or teacher.causal:
+            raise ValueError(
+                "compares what sums a text up, its first token, which a decoder's does not; use hidden_cosine"
+            )
         return [(student.depth, teacher.depth)]
 
     def aspects(self, side: Side) -> tuple[str, ...]:

@@ -29,6 +29,13 @@ class HiddenStates(LayerObjective):
     normalize: Literal["teacher", "none"] = "teacher"
     """`none` divides by the number of entries instead of the teacher's squared norm."""
 
+    def pairs(self, student: Shape, teacher: Shape) -> list[tuple[int, int]]:
+        if self.tokens == "first" and (student.causal or teacher.causal):
+            raise ValueError(
+                "tokens `first` compares what sums a text up, which a decoder's first token does not; use all"
+            )
+        return super().pairs(student, teacher)
+
     def aspects(self, side: Side) -> tuple[str, ...]:
         return ("hidden",)
 

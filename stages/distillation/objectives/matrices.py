@@ -18,7 +18,7 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class Maps(BaseModel):
-    """Weights of the five maps within the matrix level; 0 leaves one out."""
+    """Weights of the maps within the matrix level; 0 leaves one out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -29,7 +29,9 @@ class Maps(BaseModel):
     v: Weight = 1.0
     """Value vectors."""
     up: Weight = 1.0
-    """The feed-forward network's inner vectors, before the activation."""
+    """The feed-forward network's inner vectors, before the activation; in gated ones, those that the gate scales."""
+    gate: Weight = 1.0
+    """In gated feed-forwards, the gate's vectors before the activation; without effect in others."""
     down: Weight = 1.0
     """The feed-forward network's output vectors."""
 
@@ -42,9 +44,14 @@ class Maps(BaseModel):
     def active(self) -> dict[str, float]:
         return {name: weight for name, weight in self.model_dump().items() if weight > 0}
 
+    def of(self, student: Shape, teacher: Shape) -> dict[str, float]:
+        """Those that both models have."""
+        return {n: weight for n, weight in self.active().items() if n in student.widths and n in teacher.widths}
+
 
 class Matrices(LayerObjective):
     """Squared distance between the outputs of the matrices inside the layers: MHA maps Q, K, V; FFN maps up, down.
+    A gated feed-forward, down(act(gate x) · up x), has the gate's map as well (ours).
 
     L = mean_l Σ_m w_m/Σw · mean_b  Σ_i |W_m s_m[l,i] − t_m[l,i]|² / Σ_i |t_m[l,i]|²
 
@@ -69,6 +76,8 @@ class Matrices(LayerObjective):
     def pairs(self, student: Shape, teacher: Shape) -> list[tuple[int, int]]:
         if self.mode == "local" and student.widths != teacher.widths:
             raise ValueError("mode `local` feeds the teacher's vectors to the student's matrices; widths must be equal")
+        if not self.maps.of(student, teacher):
+            raise ValueError(f"maps {', '.join(self.maps.active())}: not both models have any of them; use up and down")
         if self.layers != "sparse":
             return super().pairs(student, teacher)
         kept = {*range(self.every, student.depth + 1, self.every), student.depth}
@@ -83,13 +92,13 @@ class Matrices(LayerObjective):
     def learned(self, student: Shape, teacher: Shape, labels: list) -> nn.Module | None:
         from stages.distillation.distances import projections
 
-        return projections(student, teacher, self.maps.active())
+        return projections(student, teacher, self.maps.of(student, teacher))
 
     def distances(self, student: Captured, teacher: Captured, batch: Batch, pair: tuple[int, int], learned) -> Tensor:
         """Shapes: each map (batch, tokens, its matrix's output width)."""
         from stages.distillation.distances import projected, squared_distance
 
-        weights = self.maps.active()
+        weights = self.maps.of(student.shape, teacher.shape)
         total = 0.0
         for name, weight in weights.items():
             ours = student[name, pair[0]] if self.mode == "joint" else student.replayed(name, pair, teacher)
