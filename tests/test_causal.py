@@ -310,3 +310,47 @@ def test_a_classifier_as_it_is_needs_its_own_head_for_these_labels(tiny_model, t
     run_finetune(data, tmp_path / "model", tmp_path / "c", epochs=0)
     found = [load_file(place / "model.safetensors") for place in (tmp_path / "model", tmp_path / "c/model")]
     assert drift(*found) == 0
+
+
+@pytest.mark.parametrize("place", ["stories"], indirect=True)
+def test_a_rival_is_made_and_compared(place, tmp_path):
+    """By hand: the table's scores, retention and perplexity are those of the stages before."""
+    from stages.baseline import baseline
+    from stages.compare import compare
+    from stages.comparison.collect import Sources
+    from stages.settings import Compare
+
+    outputs, task = tmp_path / "outputs", Task(kind="causal_lm")
+    folders = {
+        "kd": outputs / "baseline/stories/kd/1",
+        "main": outputs / "evaluate/stories",
+        "out": outputs / "compare",
+    }
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    data, teacher = place / "prepare/data", place / "finetune/model"
+    student, scoring = Factorize(budget=0.6, multiple_of=1, decomposition="svd"), Evaluate(bootstrap=200)
+    rival = baseline(
+        student,
+        None,
+        scoring,
+        data=data,
+        teacher=teacher,
+        output=folders["kd"],
+        state=tmp_path / "s",
+        seed=1,
+        run=Run(),
+    )["student"]
+    models = {"teacher": teacher, "student": place / "factorize/model"}
+    found = evaluate(scoring, data=data, models=models, output=folders["main"], seed=1, run=Run()) | {"kd": rival}
+    table = compare(
+        Compare(), tasks={"stories": task}, students={"student": (student, None), "kd": (student, None)}, seeds=[1],
+        resamples=200, sources=Sources(outputs=outputs), output=folders["out"], seed=1, run=Run(),
+    ).set_index("model")  # fmt: skip
+    for name, row in found.items():
+        assert (
+            table.loc[name, "score"] == row["score"] and table.loc[name, "perplexity"] == row["metrics"]["perplexity"]
+        )
+        assert [table.loc[name, side] for side in ("low", "high")] == row["interval"]
+        assert table.loc[name, "retention"] == pytest.approx(100 * row["score"] / found["teacher"]["score"])
+    assert "perplexity" in (folders["out"] / "table.md").read_text()
