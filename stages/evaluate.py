@@ -128,12 +128,12 @@ def _text(
     """The same of a causal language model: sums over tokens, their number; agreement on the likeliest tokens, and what
     is written as answers.
     """
-    from stages.distillation import causal_lm
+    from stages.distillation.measure import measured
     from stages.language.answers import answers
     from stages.models.base import load
 
     other = load(teacher.folder).to(model.device) if teacher else None
-    said, tokens, more = causal_lm.measure(model, split, tokenizer, settings.batch_size, title, teacher=other)
+    said, tokens, more = measured(model, split, tokenizer, settings.batch_size, title, teacher=other)
     if settings.answers.examples and not task.text:
         more["answers"] = answers(model, split, tokenizer, settings, task.match, title)
     return said, tokens, more
