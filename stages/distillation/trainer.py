@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Value
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -77,7 +78,7 @@ class DistillationTrainer(OrderedTrainer):
             for m, side in ((model, "student"), (teacher, "teacher"))
         )
         train = kwargs["train_dataset"]
-        labels = list(train["labels"]) if "labels" in train.column_names else []
+        labels = list(train["labels"]) if isinstance(train.features.get("labels"), Value) else []  # classes or values
         learned = {name: self._ask(name, "learned", labels) for name in self.objectives} | (beside or {})
         self.columns = [*inspect.signature(model.forward).parameters, "index"]
         kwargs["train_dataset"] = train.add_column("index", range(len(train)))

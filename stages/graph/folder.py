@@ -26,6 +26,9 @@ class Folder:
     Args:
         model: the folder of the PyTorch model.
         data: what prepare froze.
+
+    Raises:
+        BadInput: the task's kind has no graph.
     """
 
     def __init__(
@@ -36,6 +39,10 @@ class Folder:
         from stages.models.base import load
         from stages.tasks.splits import read_split
 
+        if task.kind == "causal_lm":
+            raise BadInput(
+                "a causal_lm task has no graph yet; leave out export and benchmark, and set race.enabled to false"
+            )
         self.folder, self.settings, self.task = folder, settings, task
         self.train, self.validation = read_split(data, "train"), read_split(data, "validation")
         self.model = load(model)

@@ -13,6 +13,7 @@ from stages.settings.params import Params
 from stages.settings.read import load
 from stages.settings.report import describe
 from stages.settings.results import (
+    Answers,
     Baseline,
     Benchmark,
     Compare,
@@ -26,6 +27,7 @@ from stages.settings.results import (
 )
 
 __all__ = [
+    "Answers",
     "Augment",
     "BadInput",
     "Base",

@@ -45,6 +45,9 @@ class TaskTraining(Training):
 class Finetune(TaskTraining):
     """A base model in; the task's teacher out."""
 
+    epochs: Annotated[float, Field(ge=0)] = 3
+    """Passes over the training split; 0 takes base.model as it is, which must then have all weights, its head's too."""
+
 
 class Calibration(Block):
     """Training text that the `whitened` and `fisher` decompositions take their statistics from."""

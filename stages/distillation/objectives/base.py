@@ -105,6 +105,19 @@ def at(value: float | Ramp, progress: float) -> float:
     return value.at(progress) if isinstance(value, Ramp) else value
 
 
+def distributions(labels: list) -> None:
+    """Refuses the labels of a regression, whose output is a number.
+
+    Raises:
+        ValueError: a label is not whole.
+    """
+    if labels and isinstance(labels[0], float):
+        raise ValueError(
+            f"compares probabilities of classes, and this task's labels are numbers such as {labels[0]:g}; use `kl`, "
+            "`reverse_kl` or `logit_mse`"
+        )
+
+
 def mapped(layers: Layers, student: int, teacher: int) -> list[tuple[int, int]]:
     """The (student, teacher) layers to compare in models of these depths.
 
