@@ -4,7 +4,10 @@ import csv
 import json
 import os
 import random
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,3 +153,16 @@ def prepared(model: Path, source: Path, output: Path, name: str, task: Task, **s
     known = {"data": Data(source=str(source)), "base": Base(model=str(model)), "seed": 1, "run": Run()}
     metrics = prepare(name=name, task=task, settings=Prepare(**{"max_length": 32} | settings), output=output, **known)
     return output / "data", metrics
+
+
+def wait_for(happened: Callable[[], Any], seconds: float) -> None:
+    """Fails where it does not happen in that time."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)
+
+
+def settle(folder: Path) -> None:
+    """Until everything is sent to MLflow; on a busy machine that may go on after the stage."""
+    wait_for(lambda: not list((folder / ".makd" / "journal").glob("*.jsonl")), 90)

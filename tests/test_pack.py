@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import reviews
+from conftest import reviews, settle
 from scipy.stats import binomtest
 from transformers import AutoTokenizer
 
@@ -227,6 +227,7 @@ def test_the_command_gives_the_same_bytes(tmp_path: Path, tiny_model: Path) -> N
 def run_of(folder: Path) -> list[Any]:
     import mlflow
 
+    settle(folder)
     client = mlflow.MlflowClient(f"sqlite:///{folder}/runs.db")
     (experiment,) = (e for e in client.search_experiments() if e.name == "makd")
     return [r for r in client.search_runs([experiment.experiment_id]) if "@" in (r.info.run_name or "")]
