@@ -71,12 +71,12 @@ def _blocks(y: Tensor) -> Tensor:
     Source: v_i = min_{a ≤ i} max_{b ≥ i} mean(y_a … y_b), the min-max form (Robertson et al. 1988, section 1.4). A
     block's places find the same run, so that their values are equal to the last bit.
     """
-    n = y.shape[-1]
     sums = torch.nn.functional.pad((y - y.mean(-1, keepdim=True)).cumsum(-1), (1, 0))
-    first, last = torch.arange(n, device=y.device).unsqueeze(-1), torch.arange(n, device=y.device)
-    means = (sums[:, None, 1:] - sums[:, :-1, None]) / (last - first + 1)
-    best = means.masked_fill(last < first, -torch.inf).flip(-1).cummax(-1).values.flip(-1)
-    values = best.masked_fill(last < first, torch.inf).amin(1)
+    place = torch.arange(y.shape[-1], device=y.device)
+    first, last = place.unsqueeze(-1), place.flip(-1)  # b falls, so that a running maximum is one over all from b on
+    means = (sums.flip(-1)[:, None, :-1] - sums[:, :-1, None]) / (last - first + 1)
+    best = means.masked_fill_(last < first, -torch.inf).cummax(-1).values
+    values = best.masked_fill_(last < first, torch.inf).amin(1).flip(-1)
     return torch.nn.functional.pad((values[:, 1:] != values[:, :-1]).cumsum(-1), (1, 0))
 
 
