@@ -9,8 +9,9 @@ from stages.lowrank.calibrate import calibrate
 from stages.lowrank.decompose import Statistics, cholesky, decompose, output_error, shift
 from stages.lowrank.modeling import LowRankModel, assemble
 from stages.lowrank.ranks import Matrix, allocate
-from stages.models.anatomy import FAMILIES, Parts
+from stages.models.anatomy import Parts
 from stages.models.base import load
+from stages.models.families import FAMILIES
 from stages.settings import BadInput
 
 
