@@ -192,7 +192,7 @@ def test_embedding_factors_reproduce_the_lookup():
 
 
 def test_an_unknown_family_says_how_to_add_a_row():
-    with pytest.raises(BadInput, match=r"`albert`.*FAMILIES.*anatomy.py"):
+    with pytest.raises(BadInput, match=r"`albert`.*FAMILIES.*families.py"):
         Parts(tiny("albert", embedding_size=16))
 
 
