@@ -63,10 +63,11 @@ def race(
 def _trace(rival: Path, folder: Path, teacher: Path, checks: Export, data: Path, seed: int) -> None:
     from stages.graph.card import write_manifest
     from stages.graph.folder import Folder
+    from stages.graph.subject import subject
     from stages.tasks.splits import read_task
 
     facts = json.loads((teacher / "manifest.json").read_text(encoding="utf8")) | {"role": "rival"}
-    made = Folder(folder, checks, facts, task=read_task(data), model=rival, data=data)
+    made = Folder(folder, checks, facts, subject(rival, read_task(data), data, facts.get("max_length", 0)))
     made.add("fp32", seed)
     write_manifest(folder, made.facts)
 

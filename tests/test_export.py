@@ -17,6 +17,7 @@ from stages.factorize import factorize
 from stages.finetune import finetune
 from stages.graph import quantize
 from stages.graph.folder import Folder
+from stages.graph.subject import subject
 from stages.graph.trace import trace
 from stages.models.base import load
 from stages.prepare import prepare
@@ -88,9 +89,9 @@ def export_chain(place: Path, teacher: Path, student: Path, settings: Export) ->
 
 def folder(place: Path, output: Path, **settings) -> Folder:
     output.mkdir()
-    facts = {"name": "reviews", "role": "student", "pair": False, "max_length": 32}
-    places = {"model": place / "factorize/model", "data": place / "prepare/data"}
-    return Folder(output, Export(**settings), facts, task=REVIEWS, **places)
+    facts = {"name": "reviews", "role": "student"}
+    made = subject(place / "factorize/model", REVIEWS, place / "prepare/data", 32)
+    return Folder(output, Export(**settings), facts, made)
 
 
 def student_score(place: Path) -> float:

@@ -11,17 +11,11 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]
 
 
-def write_config(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", max_length: int) -> None:
-    """`config.json` of the architecture and the tokenizer; `tokenizer.json` pads and truncates on its own."""
+def write_config(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """`config.json` of the architecture, and the tokenizer."""
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    words = tokenizer.backend_tokenizer
-    words.enable_truncation(max_length)
-    words.enable_padding(
-        pad_id=tokenizer.pad_token_id, pad_type_id=tokenizer.pad_token_type_id, pad_token=tokenizer.pad_token
-    )
-    words.save(str(folder / "tokenizer.json"))
 
 
 def write_manifest(folder: Path, facts: Facts) -> Facts:
