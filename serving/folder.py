@@ -41,7 +41,7 @@ def open_folder(
         ModelError: no such folder or variant, a file that differs from the manifest, another kind of model, or no such
             provider.
     """
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     if (manifest.get("kind") == "causal_lm") != generates:
         reader = "serving.predictor.Predictor" if generates else "serving.generator.Generator"
         raise ModelError(f"{folder} holds a model of another kind; open it with {reader}")
@@ -51,7 +51,12 @@ def open_folder(
     return Opened(manifest=manifest, path=folder / path, session=_session(folder / path, threads, provider))
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What export wrote about the folder.
+
+    Raises:
+        ModelError: it is no such folder.
+    """
     path = folder / "manifest.json"
     if not path.is_file():
         raise ModelError(f"{folder} has no manifest.json; give a folder that `python -m stages.export` wrote")

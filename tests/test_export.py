@@ -238,8 +238,8 @@ def test_pairs_and_values(tmp_path: Path, tiny_model: Path) -> None:
     split, tokenizer = read_split(tmp_path / "data", "validation"), AutoTokenizer.from_pretrained(tiny_model)
     expected, labels = predict(model, split, tokenizer, 8, "expected")
     evaluated = 100 * float(np.corrcoef(expected[:, 0], labels)[0, 1])
-    facts = {"name": "similar", "role": "teacher", "pair": True, "max_length": 16}
-    made = Folder(output, Export(), facts, task=task, model=tmp_path / "model", data=tmp_path / "data")
+    model = subject(tmp_path / "model", task, tmp_path / "data", 16)
+    made = Folder(output, Export(), {"name": "similar", "role": "teacher"}, model)
     made.build([], evaluated=evaluated, seed=1)
     predictor = Predictor(output)
     found = predictor.predict(list(zip(split["text"], split["text_pair"], strict=True)))

@@ -37,7 +37,7 @@ class LanguageModel:
         self.model, self.metric = model, metric
         self.train, self.validation = read_split(data, "train"), read_split(data, "validation")
         self.tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
-        self.facts: dict[str, Any] = {"kind": "causal_lm", "pair": False}
+        self.facts: dict[str, Any] = {"kind": "causal_lm"}
 
     def write_beside(self, folder: Path) -> None:
         """`generation_config.json`: which tokens end a text."""
