@@ -6,6 +6,9 @@ checksums and figures. Nothing is shipped unseen: `fp32` and `portable` must giv
 `int8` must keep the score (else the file is left out and the card says so), and the whole folder, fed with
 raw text, must give evaluate's score.
 
+A language model's graph has past key values, so that any runtime can generate with it. It must give PyTorch's logits
+at every step of whole greedy generations, and evaluate's score on the split's tokens.
+
     python -m stages.export --task sst2
 """
 
