@@ -20,7 +20,8 @@ class Ranking(Objective):
 
     L = mean_b 1 − Spearman(r(z_s[U] / ε), r(z_t[U] / ε)),    U = topk(p) ∪ topk(q),    r: soft ranks
 
-    RLKD's total is 2·L + `kl` or another divergence; in its dynamic form that one's `overlap` is k.
+    RLKD's total is 2·L + `kl` or another divergence; in its dynamic form that one's `overlap` is k. The order of two
+    classes is right or wrong, with nothing between that a gradient could follow; it takes three.
 
     Source: RLKD (Peng & Zhang 2025). Its own form is union `concat`, epsilon `fixed`, softness 1; ours counts each
     class once and has an ε on the scale of the row's logits: with a fixed one nothing is learned of a row whose
@@ -36,7 +37,7 @@ class Ranking(Objective):
     epsilon: Literal["relative", "fixed"] = "relative"
     """`relative`: ε is `softness` times the mean distance between neighbors of the row's ranked logits, for each model
     its own. `fixed`: ε is `softness`."""
-    softness: Annotated[float, Field(gt=0)] = 2.0
+    softness: Annotated[float, Field(gt=0)] = 1.0
     """Larger: softer ranks, in the limit the logits themselves; smaller: harder, more of them without a gradient."""
 
     def learned(self, student: Shape, teacher: Shape, labels: list) -> None:
