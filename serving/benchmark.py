@@ -3,6 +3,7 @@
 All models answer the same batches in the same process, through ONNX Runtime with a fixed number of threads
 that do not spin. They take turns (timing.py); the figure that counts is the ratio, teacher's time over student's
 within one round, median over the rounds; above 1 the student is faster. Tokenizing, the same for all, is not timed.
+Of classifiers a request is timed; of decoders prefill, by the prompt token, and decode, by the step (pace.py).
 
 Length `real`: batches of validation sentences drawn with a seed, padded to the longest of the batch.
 
@@ -17,7 +18,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving.timing import check_length, drawer, encoded, latency, opened, speed_up, take_turns
+from serving.pace import UNITS, draws, longest, phases, warm_up
+from serving.timing import check_length, latency, opened, speed_up, take_turns
 from stages.command import command
 from stages.settings import Benchmark
 
@@ -38,7 +40,7 @@ def benchmark(
     seed: int,
     run: "Run",
 ) -> dict[str, Any]:
-    """Writes `metrics.json` and `latency.png`; returns the metrics (milliseconds, sentences/s, bytes).
+    """Writes `metrics.json` and `latency.png`; returns the metrics (milliseconds, sentences or tokens/s, bytes).
 
     Args:
         name: the task's name; the latency is put on the model registered as `makd-<name>`.
@@ -52,15 +54,17 @@ def benchmark(
     before, places = os.getloadavg(), _places(settings, teacher, student)
     models = {who: opened(settings, *place) for who, place in places.items()}
     for length in settings.lengths:
-        check_length("benchmark.lengths has", length, models[TEACHER])
-    sentences = encoded(data, models[TEACHER])
+        check_length("benchmark.lengths has", length, longest(models[TEACHER]))
+    timed = {who: phases(model) for who, model in models.items()}
+    grid = product(settings.lengths, settings.batch_sizes, timed[TEACHER])
     cells, ratio = [], {}
-    for length, size in tqdm(list(product(settings.lengths, settings.batch_sizes)), desc="benchmark", unit="cell"):
-        draw = drawer(models[TEACHER], sentences, length, size, seed)
-        rounds = take_turns(models, draw, settings.seconds)
-        cells += [_cell(who, length, size, times) for who, times in rounds.items()]
+    for length, size, phase in tqdm(list(grid), desc="benchmark", unit="cell"):
+        draw = draws(models[TEACHER], data, length, size, seed)
+        rounds = take_turns({who: own[phase] for who, own in timed.items()}, draw, settings.seconds)
+        cells += [_cell(who, phase, length, size, times) for who, times in rounds.items()]
         for who in list(rounds)[1:]:
-            ratio[f"{who.removeprefix('student/')}/{length}/{size}"] = speed_up(rounds, TEACHER, who)
+            key = (who.removeprefix("student/"), *_phase(phase), length, size)
+            ratio["/".join(map(str, key))] = speed_up(rounds, TEACHER, who)
     metrics = {
         "cells": cells,
         "ratio": ratio,
@@ -83,10 +87,15 @@ def _places(settings: Benchmark, teacher: Path, student: Path) -> dict[str, tupl
     return {TEACHER: (teacher, "fp32")} | {f"student/{variant}": (student, variant) for variant in variants}
 
 
-def _cell(who: str, length: str | int, size: int, rounds: list[list[float]]) -> dict[str, Any]:
+def _cell(who: str, phase: str, length: str | int, size: int, rounds: list[list[float]]) -> dict[str, Any]:
     model, variant = who.split("/")
-    place = {"model": model, "variant": variant, "length": length, "batch_size": size}
-    return place | latency(rounds, size)
+    place = {"model": model, "variant": variant, "phase": phase, "length": length, "batch_size": size}
+    return place | latency(rounds, 1 if phase == "prefill" else size)
+
+
+def _phase(phase: str) -> tuple[str, ...]:
+    """Its part in a name: none where there is only one."""
+    return () if phase == "request" else (phase,)
 
 
 def _resident(settings: Benchmark, folder: Path, variant: str) -> int:
@@ -96,36 +105,36 @@ def _resident(settings: Benchmark, folder: Path, variant: str) -> int:
 
 
 def _grown(settings: Benchmark, folder: Path, variant: str) -> int:
-    import numpy as np
     import onnxruntime  # noqa: F401  (its own memory is not the model's)
     import psutil
     import tokenizers  # noqa: F401
 
     before = psutil.Process().memory_info().rss
-    model = opened(settings, folder, variant)
-    length = min(128, model.manifest["max_length"])
-    model.run({name: np.ones((1, length), dtype=np.int64) for name in model.inputs})
+    warm_up(opened(settings, folder, variant))
     return psutil.Process().memory_info().rss - before
 
 
 def _plot(name: str, settings: Benchmark, cells: list[dict[str, Any]], path: Path) -> None:
-    """Milliseconds a sentence (p50 of a batch / its size), one panel per length, bars side by side."""
+    """Milliseconds a sentence or token (p50), one row per phase, one panel per length, bars side by side."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1 + 5 * len(settings.lengths), 4.5), layout="constrained")
+    shown, lengths = list(dict.fromkeys(cell["phase"] for cell in cells)), settings.lengths
+    figure = Figure(figsize=(1 + 5 * len(lengths), 0.5 + 4 * len(shown)), layout="constrained")
     whos = list(dict.fromkeys((cell["model"], cell["variant"]) for cell in cells))
-    for axes, length in zip(figure.subplots(1, len(settings.lengths), squeeze=False)[0], settings.lengths, strict=True):
+    grid = figure.subplots(len(shown), len(lengths), squeeze=False)
+    for axes, (phase, length) in zip(grid.flat, product(shown, lengths), strict=True):
+        here = [cell for cell in cells if (cell["phase"], cell["length"]) == (phase, length)]
         for k, who in enumerate(whos):
-            own = [c for c in cells if (c["model"], c["variant"]) == who and c["length"] == length]
+            own = [c for c in here if (c["model"], c["variant"]) == who]
             places = [i + 0.8 * (k - (len(whos) - 1) / 2) / len(whos) for i in range(len(own))]
-            heights = [c["p50_ms"] / c["batch_size"] for c in own]
+            heights = [c["p50_ms"] / (1 if phase == "prefill" else c["batch_size"]) for c in own]
             bars = axes.bar(places, heights, 0.75 / len(whos), label=" ".join(who))
             axes.bar_label(bars, fmt="%.3g", fontsize=8)
         axes.set_xticks(range(len(settings.batch_sizes)), settings.batch_sizes)
-        title = "real lengths" if length == "real" else f"{length} tokens"
-        axes.set(title=title, xlabel="batch size", ylabel="p50, ms per sentence", ymargin=0.1)
+        title = ", ".join((*_phase(phase), "real lengths" if length == "real" else f"{length} tokens"))
+        axes.set(title=title, xlabel="batch size", ylabel=f"p50, ms per {UNITS[phase]}", ymargin=0.1)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     figure.suptitle(f"{name}: ONNX Runtime, {settings.provider}, {settings.threads} thread(s)")
     figure.savefig(path, dpi=120)
 
@@ -133,10 +142,11 @@ def _plot(name: str, settings: Benchmark, cells: list[dict[str, Any]], path: Pat
 def _track(run: "Run", name: str, metrics: dict[str, Any]) -> None:
     found = {f"ratio/{key}": value for key, value in metrics["ratio"].items()}
     for cell in metrics["cells"]:
-        key = "/".join(str(cell[k]) for k in ("model", "variant", "length", "batch_size"))
+        key = (cell["model"], cell["variant"], *_phase(cell["phase"]), cell["length"], cell["batch_size"])
+        key = "/".join(map(str, key))
         found |= {f"{key}/{figure}": cell[figure] for figure in ("p50_ms", "p95_ms", "p99_ms", "per_second")}
     run.metrics(found | {f"resident_bytes/{who}": size for who, size in metrics["resident_bytes"].items()})
-    first = next(cell for cell in metrics["cells"] if cell["model"] == "student")
+    first = next(c for c in metrics["cells"] if c["model"] == "student" and c["phase"] != "prefill")
     run.tag_model(f"makd-{name}", {"latency_ms": round(first["p50_ms"], 3)})
 
 

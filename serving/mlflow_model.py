@@ -5,20 +5,28 @@
 MLflow copies this file beside the weights and runs it when the model is loaded; the work is the predictor's.
 """
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+if TYPE_CHECKING:
+    from serving.generator import Generator
+
 
 class TextModel(PythonModel):
-    """Texts (or pairs) in, one `{label, score}` each out."""
+    """Texts (or pairs) in, one `{label, score}` each out; of a language model `{text}`, the likeliest continuation."""
 
     def load_context(self, context: PythonModelContext) -> None:
+        from serving.folder import read_manifest
+        from serving.generator import Generator
         from serving.predictor import Predictor
 
-        self._predictor = Predictor(Path(context.artifacts["model"]))
+        folder = Path(context.artifacts["model"])
+        writes = read_manifest(folder).get("kind") == "causal_lm"
+        self._answer = partial(_continued, Generator(folder)) if writes else Predictor(folder).predict
 
     def predict(
         self,
@@ -28,7 +36,11 @@ class TextModel(PythonModel):
     ) -> list[dict[str, Any]]:
         """Answers a table with the columns of the signature: one text, or `text` and `text_pair`."""
         columns = [model_input[name].tolist() for name in model_input.columns]
-        return self._predictor.predict(columns[0] if len(columns) == 1 else list(zip(*columns, strict=True)))
+        return self._answer(columns[0] if len(columns) == 1 else list(zip(*columns, strict=True)))
+
+
+def _continued(generator: "Generator", prompts: list[str]) -> list[dict[str, str]]:
+    return [{"text": answer.text} for answer in generator.generate(prompts)]
 
 
 mlflow.models.set_model(TextModel())

@@ -4,30 +4,25 @@
     predictor.predict(["a warm, funny film", "not worth the ticket"])
     # [{'label': 'positive', 'score': 0.98}, {'label': 'negative', 'score': 0.97}]
 
-A folder is trusted only as far as its manifest's checksums hold.
+A folder is trusted only as far as its checksums hold (folder.py).
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from serving.folder import ModelError, Provider, open_folder
+
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
     from tokenizers import Encoding, Tokenizer
 
 Text = str | tuple[str, str]
 """A sentence, or the two sentences of a pair."""
 
 _FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
-
-class ModelError(ValueError):
-    """A folder, variant, provider or text that cannot work; the message says in one sentence what would."""
 
 
 class Predictor:
@@ -40,7 +35,7 @@ class Predictor:
         provider: where to run; `cuda` is an error when ONNX Runtime falls back to the CPU.
 
     Raises:
-        ModelError: no such folder or variant, a file that differs from the manifest, or no such provider.
+        ModelError: no such folder or variant, a file that differs from the manifest, a decoder, or no such provider.
     """
 
     def __init__(
@@ -49,19 +44,22 @@ class Predictor:
         variant: str = "fp32",
         *,
         threads: int = 1,
-        provider: Literal["cpu", "cuda"] = "cpu",
+        provider: Provider = "cpu",
     ) -> None:
         self.folder, self.variant = Path(folder), variant
-        self.manifest = _manifest(self.folder)
-        path = self._graph()
-        for file in ("config.json", "tokenizer.json", path):
-            _verify(self.folder, file, self.manifest["files"])
+        opened = open_folder(
+            self.folder,
+            variant,
+            generates=False,
+            files=("config.json", "tokenizer.json"),
+            threads=threads,
+            provider=provider,
+        )
+        self.manifest, self.path, self.session = opened.manifest, opened.path, opened.session
         config = json.loads((self.folder / "config.json").read_text(encoding="utf8"))
         self.regression: bool = config.get("problem_type") == "regression"
         self.labels: list[str] = [name for _, name in sorted(config["id2label"].items(), key=lambda i: int(i[0]))]
         self.tokenizer, self._padding = _tokenizer(self.folder / "tokenizer.json", self.manifest["max_length"])
-        self.path = self.folder / path
-        self.session = _session(self.path, threads, provider)
         self.inputs: list[str] = [entry.name for entry in self.session.get_inputs()]
 
     def predict(self, texts: Sequence[Text], batch_size: int = 32) -> list[dict[str, str | float]]:
@@ -114,28 +112,6 @@ class Predictor:
         """Logits (texts, outputs) of one padded batch."""
         return self.session.run(["logits"], batch)[0]
 
-    def _graph(self) -> str:
-        shipped = {name: entry["file"] for name, entry in self.manifest["variants"].items() if "file" in entry}
-        if self.variant not in shipped:
-            raise ModelError(f"variant {self.variant} is not in {self.folder}; it has {', '.join(shipped)}")
-        return shipped[self.variant]
-
-
-def _manifest(folder: Path) -> dict:
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise ModelError(f"{folder} has no manifest.json; give a folder that `python -m stages.export` wrote")
-    return json.loads(path.read_text(encoding="utf8"))
-
-
-def _verify(folder: Path, name: str, digests: dict[str, str]) -> None:
-    path = folder / name
-    if not path.is_file():
-        raise ModelError(f"{path} is missing; copy the whole folder again")
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != digests.get(name):
-            raise ModelError(f"{path} differs from its checksum in manifest.json; copy the whole folder again")
-
 
 def _tokenizer(path: Path, max_length: int) -> tuple["Tokenizer", dict[str, int]]:
     """The tokenizer, and what each of the graph's inputs is padded with."""
@@ -150,21 +126,3 @@ def _tokenizer(path: Path, max_length: int) -> tuple["Tokenizer", dict[str, int]
         "attention_mask": 0,
         "token_type_ids": padding["pad_type_id"],
     }
-
-
-def _session(path: Path, threads: int, provider: str) -> "InferenceSession":
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    wanted = _PROVIDERS[provider]
-    if provider == "cuda":
-        onnxruntime.preload_dlls()  # CUDA's libraries may have come as Python packages, off the loader's path
-    session = onnxruntime.InferenceSession(path, options, providers=list(dict.fromkeys([wanted, _PROVIDERS["cpu"]])))
-    if (got := session.get_providers()[0]) != wanted:
-        raise ModelError(
-            f"provider {provider} was asked for, but ONNX Runtime fell back to {got}; "
-            "install onnxruntime-gpu with CUDA and cuDNN (`make doctor` tells what is missing) or use cpu"
-        )
-    return session

@@ -15,37 +15,45 @@ if TYPE_CHECKING:
     import numpy as np
     from tokenizers import Encoding
 
+    from serving.generator import Generator
     from serving.predictor import Predictor
 
 Batch = dict[str, "np.ndarray"]
+Prepare = Callable[[Batch], tuple[Callable[[], Any], int]]
+"""Makes a batch ready for a model: what is to be timed, and how many units of work that does."""
 Rounds = dict[str, list[list[float]]]
-"""Seconds of every run, by model and round."""
+"""Seconds a unit of every run, by model and round."""
 RUNS_PER_ROUND = 8
 
 
-def opened(settings: Benchmark, folder: Path, variant: str) -> "Predictor":
+def opened(settings: Benchmark, folder: Path, variant: str) -> "Predictor | Generator":
     """A model as it is to be timed: `benchmark.threads` that do not spin, on `benchmark.provider`.
 
     Raises:
         BadInput: the provider is not there, or the folder is not what export writes.
     """
-    from serving.predictor import ModelError, Predictor
+    from serving.folder import ModelError, read_manifest
+    from serving.generator import Generator
+    from serving.predictor import Predictor
 
     try:
-        return Predictor(folder, variant, threads=settings.threads, provider=settings.provider)
+        kind = Generator if read_manifest(folder).get("kind") == "causal_lm" else Predictor
+        return kind(folder, variant, threads=settings.threads, provider=settings.provider)
     except ModelError as error:
         raise BadInput(f"benchmark: {error}") from error
 
 
-def check_length(setting: str, length: str | int, predictor: "Predictor") -> None:
+def check_length(setting: str, length: str | int, most: int) -> None:
     """Refuses what cannot be timed.
 
+    Args:
+        most: tokens that a text may have.
+
     Raises:
-        BadInput: the model does not read as many tokens.
+        BadInput: the length is above that.
     """
-    most = predictor.manifest["positions"]
     if length != "real" and not 2 <= length <= most:
-        raise BadInput(f"{setting} {length}, but this model reads 2 to {most} tokens")
+        raise BadInput(f"{setting} {length}, but this model is timed with 2 to {most} tokens")
 
 
 def encoded(data: Path, predictor: "Predictor") -> list["Encoding"]:
@@ -80,10 +88,14 @@ def drawer(
     return draw
 
 
-def take_turns(models: dict[str, "Predictor"], draw: Callable[[], Batch], seconds: float) -> Rounds:
+def take_turns(models: dict[str, Prepare], draw: Callable[[], Batch], seconds: float) -> Rounds:
     """Runs all models in turn: at least three rounds, `seconds` a model in all."""
-    slowest = max(_time(model, draw()) for model in models.values() for _ in range(3))  # warms up, too
-    runs = int(min(RUNS_PER_ROUND, max(1, seconds / 5 / slowest)))
+    start = time.perf_counter()
+    for prepare in models.values():  # warms up, too
+        for _ in range(3):
+            _time(prepare, draw())
+    each = (time.perf_counter() - start) / (3 * len(models))
+    runs = int(min(RUNS_PER_ROUND, max(1, seconds / 5 / each)))
     rounds: Rounds = {who: [] for who in models}
     order, start = list(models), time.perf_counter()
     while len(rounds[order[0]]) < 3 or time.perf_counter() - start < seconds * len(models):
@@ -94,14 +106,20 @@ def take_turns(models: dict[str, "Predictor"], draw: Callable[[], Batch], second
     return rounds
 
 
-def _time(model: "Predictor", batch: Batch) -> float:
+def _time(prepare: Prepare, batch: Batch) -> float:
+    """Seconds a unit of work."""
+    run, units = prepare(batch)
     start = time.perf_counter()
-    model.run(batch)
-    return time.perf_counter() - start
+    run()
+    return (time.perf_counter() - start) / units
 
 
 def latency(rounds: list[list[float]], size: int) -> dict[str, Any]:
-    """Percentiles of one model's runs in milliseconds, sentences per second, and the number of runs."""
+    """Percentiles of one model's runs in milliseconds a unit, sentences (or tokens) per second, and the number of runs.
+
+    Args:
+        size: what a unit of work holds of them.
+    """
     import numpy as np
 
     times = 1000 * np.concatenate(rounds)

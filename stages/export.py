@@ -6,6 +6,9 @@ checksums and figures. Nothing is shipped unseen: `fp32` and `portable` must giv
 `int8` must keep the score (else the file is left out and the card says so), and the whole folder, fed with
 raw text, must give evaluate's score.
 
+A language model's graph has past key values, so that any runtime can generate with it. It must give PyTorch's logits
+at every step of whole greedy generations, and evaluate's score on the split's tokens.
+
     python -m stages.export --task sst2
 """
 
@@ -51,19 +54,14 @@ def export(
     """
     from stages.graph.card import write_card, write_manifest
     from stages.graph.folder import Folder
+    from stages.graph.subject import subject
     from stages.tasks.splits import read_task
 
     scores, task = json.loads(evaluation.read_text(encoding="utf8")), read_task(data)
     sides = {"teacher": (teacher, teacher_output, []), "student": (student, output, settings.variants)}
     for role, (model, folder, variants) in sides.items():
-        facts = {
-            "name": name,
-            "role": role,
-            "base": base,
-            "task": task.model_dump(),
-            "pair": len(task.text) == 2,
-        }
-        made = Folder(folder, settings, facts | {"max_length": max_length}, task=task, model=model, data=data)
+        facts = {"name": name, "role": role, "base": base, "task": task.model_dump()}
+        made = Folder(folder, settings, facts, subject(model, task, data, max_length))
         made.build(variants, evaluated=scores[role]["score"], seed=seed)
         write_card(folder, made.facts, {key: scores[key] for key in dict.fromkeys(("teacher", role))})
         manifest = write_manifest(folder, made.facts)

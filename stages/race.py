@@ -13,7 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from serving.timing import check_length, drawer, encoded, latency, opened, speed_up, take_turns
+from serving.pace import draws, longest, phases
+from serving.timing import check_length, latency, opened, speed_up, take_turns
 from stages.command import command
 from stages.settings import Benchmark, Compare, Export, Race
 
@@ -50,7 +51,7 @@ def race(
     metrics: dict[str, Any] = {}
     if settings.enabled:
         models = {"teacher": opened(timing, teacher, "fp32")}
-        check_length("compare.length is", cell.length, models["teacher"])
+        check_length("compare.length is", cell.length, longest(models["teacher"]))
         with TemporaryDirectory() as folder:
             _trace(rival, Path(folder), teacher, checks, data, seed)
             models["rival"] = opened(timing, Path(folder), "fp32")
@@ -63,18 +64,20 @@ def race(
 def _trace(rival: Path, folder: Path, teacher: Path, checks: Export, data: Path, seed: int) -> None:
     from stages.graph.card import write_manifest
     from stages.graph.folder import Folder
+    from stages.graph.subject import subject
     from stages.tasks.splits import read_task
 
     facts = json.loads((teacher / "manifest.json").read_text(encoding="utf8")) | {"role": "rival"}
-    made = Folder(folder, checks, facts, task=read_task(data), model=rival, data=data)
+    made = Folder(folder, checks, facts, subject(rival, read_task(data), data, facts.get("max_length", 0)))
     made.add("fp32", seed)
     write_manifest(folder, made.facts)
 
 
 def _time(timing: Benchmark, cell: Compare, models: dict[str, "Predictor"], data: Path, seed: int) -> dict[str, Any]:
     """Milliseconds (p50) of both, the teacher's time over the rival's, and how busy the machine was."""
-    draw = drawer(models["teacher"], encoded(data, models["teacher"]), cell.length, cell.batch_size, seed)
-    rounds = take_turns(models, draw, timing.seconds)
+    draw = draws(models["teacher"], data, cell.length, cell.batch_size, seed)
+    # of a decoder the second phase, decode, is what the comparison shows
+    rounds = take_turns({who: list(phases(model).values())[-1] for who, model in models.items()}, draw, timing.seconds)
     return {
         "length": cell.length,
         "batch_size": cell.batch_size,

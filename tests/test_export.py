@@ -17,6 +17,7 @@ from stages.factorize import factorize
 from stages.finetune import finetune
 from stages.graph import quantize
 from stages.graph.folder import Folder
+from stages.graph.subject import subject
 from stages.graph.trace import trace
 from stages.models.base import load
 from stages.prepare import prepare
@@ -88,9 +89,9 @@ def export_chain(place: Path, teacher: Path, student: Path, settings: Export) ->
 
 def folder(place: Path, output: Path, **settings) -> Folder:
     output.mkdir()
-    facts = {"name": "reviews", "role": "student", "pair": False, "max_length": 32}
-    places = {"model": place / "factorize/model", "data": place / "prepare/data"}
-    return Folder(output, Export(**settings), facts, task=REVIEWS, **places)
+    facts = {"name": "reviews", "role": "student"}
+    made = subject(place / "factorize/model", REVIEWS, place / "prepare/data", 32)
+    return Folder(output, Export(**settings), facts, made)
 
 
 def student_score(place: Path) -> float:
@@ -237,8 +238,8 @@ def test_pairs_and_values(tmp_path: Path, tiny_model: Path) -> None:
     split, tokenizer = read_split(tmp_path / "data", "validation"), AutoTokenizer.from_pretrained(tiny_model)
     expected, labels = predict(model, split, tokenizer, 8, "expected")
     evaluated = 100 * float(np.corrcoef(expected[:, 0], labels)[0, 1])
-    facts = {"name": "similar", "role": "teacher", "pair": True, "max_length": 16}
-    made = Folder(output, Export(), facts, task=task, model=tmp_path / "model", data=tmp_path / "data")
+    model = subject(tmp_path / "model", task, tmp_path / "data", 16)
+    made = Folder(output, Export(), {"name": "similar", "role": "teacher"}, model)
     made.build([], evaluated=evaluated, seed=1)
     predictor = Predictor(output)
     found = predictor.predict(list(zip(split["text"], split["text_pair"], strict=True)))

@@ -9,7 +9,7 @@ from sklearn.isotonic import isotonic_regression
 from test_objectives import kl, softmax
 
 from stages.distillation import rows
-from stages.distillation.agreement import agreement, overlap
+from stages.distillation.agreement import agreement, overlap, top
 from stages.distillation.capture import Batch, Captured
 from stages.distillation.objectives import (
     AKL,
@@ -301,6 +301,19 @@ def test_agreement_equals_the_slow_loop():
     assert found["mor@5"].tolist() == overlap(student, teacher, 5).tolist()
     assert len(set(found["mor@10"].tolist())) > 1 and 0 < found["cr@1"].mean() < 1
     assert set(agreement(student[:, :4], teacher[:, :4])) == {"cr@1", "cr@2", "cr@3", "cr@4", "mor@3"}
+
+
+@pytest.mark.parametrize("classes", [4095, 4096, 5003])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_top_of_a_large_vocabulary(classes, dtype):
+    draw = torch.Generator().manual_seed(0)
+    found = torch.randn(30, classes, generator=draw)
+    found[:10] += torch.linspace(0, 9, classes)  # the best are neighbors, and among the last
+    found[10:20, 100:103] = 50.0
+    found = found.to(dtype)
+    for k in (1, 10, 100):
+        assert torch.equal(found.gather(-1, top(found, k)), found.topk(k).values)
+        assert all(len(set(row)) == k for row in top(found, k).tolist())
 
 
 def peak(function) -> int:

@@ -15,6 +15,7 @@ from serving.predictor import ModelError, Predictor
 from stages.graph.card import write_manifest
 from stages.graph.check import texts
 from stages.graph.folder import Folder
+from stages.graph.subject import subject
 from stages.models.base import load, load_classifier
 from stages.prepare import prepare
 from stages.race import race
@@ -67,15 +68,9 @@ def place(tmp_path_factory, tiny_model, tiny_data) -> Path:
     logits, labels = predict(model, split, tokenizer, 8, "expected")
     np.save(place / "expected.npy", logits)
     (place / "exported").mkdir()
-    facts = {"name": "reviews", "role": "student", "pair": False, "max_length": 24}
-    made = Folder(
-        place / "exported",
-        Export(int8_score_drop=100),
-        facts,
-        task=REVIEWS,
-        model=place / "model",
-        data=place / "data",
-    )
+    facts = {"name": "reviews", "role": "student"}
+    model = subject(place / "model", REVIEWS, place / "data", 24)
+    made = Folder(place / "exported", Export(int8_score_drop=100), facts, model)
     made.build(["int8"], evaluated=scores(REVIEWS, logits, labels)["accuracy"], seed=1)
     write_manifest(place / "exported", made.facts)
     return place

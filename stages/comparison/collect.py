@@ -131,13 +131,15 @@ def _speeds(task: str, names: list[str], sources: Sources, settings: Compare) ->
     """
     found = {name: {"p50_ms": float("nan"), "speedup": float("nan")} for name in names}
     measured = sources.of("benchmark", task)
-    cells = {cell["model"]: cell["p50_ms"] for cell in measured.get("cells", []) if _wanted(cell, settings)}
+    shown = [cell for cell in measured.get("cells", []) if _wanted(cell, settings)]
+    cells = {cell["model"]: cell["p50_ms"] for cell in shown}
     if measured and not cells:
         print(f"compare: {task} has no latency for {cell_of(settings)}; benchmark measures, compare names it")
     if "teacher" in cells:
         found["teacher"] = {"p50_ms": cells["teacher"], "speedup": 1.0}
     if {"teacher", "student"} <= cells.keys():
-        key = f"{settings.variant}/{settings.length}/{settings.batch_size}"
+        decoder = ["decode"] * (shown[0].get("phase") == "decode")
+        key = "/".join(map(str, (settings.variant, *decoder, settings.length, settings.batch_size)))
         found["student"] = {"p50_ms": cells["student"], "speedup": measured["ratio"][key]}
     for name in names:
         if name not in ("teacher", "student") and (raced := sources.of("race", task, name)):
@@ -150,9 +152,10 @@ def _speeds(task: str, names: list[str], sources: Sources, settings: Compare) ->
 
 
 def _wanted(cell: dict[str, Any], settings: Compare) -> bool:
+    """Of a decoder, what is shown is the time of a step."""
     variant = "fp32" if cell["model"] == "teacher" else settings.variant
     here = (cell["variant"], str(cell["length"]), cell["batch_size"])
-    return here == (variant, str(settings.length), settings.batch_size)
+    return here == (variant, str(settings.length), settings.batch_size) and cell.get("phase") != "prefill"
 
 
 def cell_of(settings: Compare) -> str:

@@ -7,6 +7,8 @@ CONSISTENT = (1, 2, 3, 4, 5)
 """k of the consistency rates CR@k."""
 OVERLAP = (3, 5, 10, 20)
 """k of the mean overlap rates MOR@k."""
+GROUP = 64
+"""Classes whose maximum is looked at first."""
 
 
 def agreement(student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
@@ -27,8 +29,21 @@ def overlap(student: Tensor, teacher: Tensor, k: int) -> Tensor:
 
 
 def top(logits: Tensor, k: int) -> Tensor:
-    """The k most probable classes, best first, (rows, k); all where there are fewer."""
-    return logits.detach().topk(min(k, logits.shape[-1])).indices
+    """The k most probable classes, best first, (rows, k); all where there are fewer.
+
+    Of a large vocabulary, the best of the k groups of neighbors with the largest maxima, since no other group holds
+    one: a pass that finds maxima takes a quarter of the time of one that finds the top k.
+    """
+    logits = logits.detach()
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    k = min(k, len(classes))
+    if len(classes) < GROUP**2:
+        return logits.topk(k).indices
+    whole = len(classes) // GROUP * GROUP
+    groups = logits[:, :whole].unflatten(-1, (-1, GROUP)).amax(-1).topk(min(k, whole // GROUP)).indices
+    among = classes[:whole].view(-1, GROUP)[groups].flatten(1)
+    among = torch.cat([among, classes[whole:].expand(len(logits), -1)], -1)
+    return among.gather(-1, logits.gather(-1, among).topk(k).indices)
 
 
 def in_both(some: Tensor, others: Tensor) -> Tensor:

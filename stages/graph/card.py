@@ -5,23 +5,19 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.graph.usage import usage
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Facts = dict[str, Any]
 
 
-def write_config(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", max_length: int) -> None:
-    """`config.json` of the architecture and the tokenizer; `tokenizer.json` pads and truncates on its own."""
+def write_config(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """`config.json` of the architecture, and the tokenizer."""
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    words = tokenizer.backend_tokenizer
-    words.enable_truncation(max_length)
-    words.enable_padding(
-        pad_id=tokenizer.pad_token_id, pad_type_id=tokenizer.pad_token_type_id, pad_token=tokenizer.pad_token
-    )
-    words.save(str(folder / "tokenizer.json"))
 
 
 def write_manifest(folder: Path, facts: Facts) -> Facts:
@@ -60,11 +56,11 @@ def write_card(folder: Path, facts: Facts, scores: Facts) -> None:
         "|---" * (len(own["metrics"]) + 5) + "|",
         *(_score_row(name, row) for name, row in scores.items()),
         "\n## Variants\n",
-        f"`difference`: largest change of a logit against PyTorch. `{metric}`: ONNX Runtime on raw text.\n",
+        f"`difference`: largest change of a logit against PyTorch. `{metric}`: {_measured_on(facts)}.\n",
         f"| variant | file | opset | MB | difference | {metric} |",
         "|---|---|---|---|---|---|",
         *(_variant_row(name, row) for name, row in facts["variants"].items()),
-        f"\n## Use\n\n```python\n{_usage(facts)}\n```\n",
+        f"\n## Use\n\n```python\n{usage(facts)}\n```\n",
         "Checksums of all files are in `manifest.json`.\n",
         "## License\n",
         f"The weights derive from {facts['base']} and from the task's data: the licenses of both apply.",
@@ -74,16 +70,23 @@ def write_card(folder: Path, facts: Facts, scores: Facts) -> None:
 
 def _front_matter(facts: Facts) -> str:
     known = f"base_model: {facts['base']}\n" if "/" in facts["base"] else ""
+    kind = "text-generation" if facts.get("kind") == "causal_lm" else "text-classification"
     return (
-        f"---\nlibrary_name: onnx\npipeline_tag: text-classification\n{known}"
+        f"---\nlibrary_name: onnx\npipeline_tag: {kind}\n{known}"
         f"tags: [onnx, {'low-rank, ' * facts['low_rank']}distillation]\n---\n"
     )
 
 
 def _task(facts: Facts) -> str:
+    if facts.get("kind") == "causal_lm":
+        return "the beginning of a text in, its continuation out, up to {:,} tokens together".format(facts["positions"])
     text = "two texts" if facts["pair"] else "a text"
     labels = facts["task"]["labels"]
     return f"{text} in, {'one of ' + ', '.join(labels) if labels else 'a value'} out"
+
+
+def _measured_on(facts: Facts) -> str:
+    return "ONNX Runtime on the split's tokens" if facts.get("kind") == "causal_lm" else "ONNX Runtime on raw text"
 
 
 def _score_row(name: str, row: Facts) -> str:
@@ -98,17 +101,3 @@ def _variant_row(name: str, row: Facts) -> str:
     score = f"{row['score']:.2f}" if "score" in row else ""
     file = f"`{row['file']}`" if "file" in row else f"not shipped: {row['refused']}"
     return f"| {name} | {file} | {row['opset']} | {row['bytes'] / 1e6:.1f} | {row['difference']:.1e} | {score} |"
-
-
-def _usage(facts: Facts) -> str:
-    fields = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
-    feed = ", ".join(f'"{name}": np.array([e.{fields[name]} for e in encoded])' for name in facts["inputs"])
-    text = '[("a text", "another text")]' if facts["pair"] else '["a text", "another text"]'
-    return f"""import numpy as np
-from onnxruntime import InferenceSession
-from tokenizers import Tokenizer
-
-encoded = Tokenizer.from_file("tokenizer.json").encode_batch({text})
-inputs = {{{feed}}}
-logits = InferenceSession("onnx/model.onnx").run(["logits"], inputs)[0]
-print(logits)  # {", ".join(facts["task"]["labels"]) or "the value"}"""

@@ -1,15 +1,16 @@
 """Is the graph the model? Logits against PyTorch, tokens against the split, score against the evaluation."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.settings import BadInput
-from stages.tasks import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy import ndarray
+    from onnxruntime import InferenceSession
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from serving.predictor import Predictor
@@ -42,23 +43,34 @@ def difference(model: "PreTrainedModel", graph: Path, batches: Sequence[Batch]) 
         BadInput: ONNX Runtime cannot run the graph.
     """
     import numpy as np
-    import onnxruntime
     import torch
 
-    try:
-        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    with runnable(graph) as session:
         found = [session.run(["logits"], batch)[0] for batch in batches]
-    except Exception as error:  # its exceptions share no other base class
-        raise BadInput(
-            f"ONNX Runtime cannot run {graph.name} of this architecture: {str(error).splitlines()[0]}; "
-            "choose another base.model"
-        ) from error
     largest = 0.0
     with torch.inference_mode():
         for batch, logits in zip(batches, found, strict=True):
             tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
             largest = max(largest, float(np.abs(logits - model(**tensors).logits.numpy()).max()))
     return largest
+
+
+@contextmanager
+def runnable(graph: Path) -> "Iterator[InferenceSession]":
+    """A session on the CPU, to be loaded and run inside.
+
+    Raises:
+        BadInput: ONNX Runtime cannot.
+    """
+    import onnxruntime
+
+    try:
+        yield onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no other base class
+        raise BadInput(
+            f"ONNX Runtime cannot run {graph.name} of this architecture: {str(error).splitlines()[0]}; "
+            "choose another base.model"
+        ) from error
 
 
 def texts(split: "Dataset") -> list[str] | list[tuple[str, str]]:
@@ -79,14 +91,17 @@ def same_tokens(predictor: "Predictor", split: "Dataset") -> None:
             raise BadInput(f"the exported tokenizer reads {text!r:.80} differently from prepare; run prepare again")
 
 
-def same_score(task: Task, found: float, evaluated: float, rows: int) -> None:
-    """The graph's score is the evaluation's, up to an example or two whose classes tie within rounding.
+def same_score(metric: str, found: float, evaluated: float, slack: float) -> None:
+    """The graph's score is the evaluation's.
+
+    Args:
+        slack: points that rounding may change.
 
     Raises:
         BadInput: it is not.
     """
-    if abs(found - evaluated) > (0.01 if task.kind == "regression" else 250 / rows):
+    if abs(found - evaluated) > slack:
         raise BadInput(
-            f"the fp32 graph scores {task.metrics[0]} {found:.2f}, but evaluate found {evaluated:.2f}; "
+            f"the fp32 graph scores {metric} {found:.2f}, but evaluate found {evaluated:.2f}; "
             "run evaluate again, and then export"
         )

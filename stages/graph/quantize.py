@@ -17,6 +17,9 @@ Why this way: MiniLM on SST-2 (872 sentences, one thread, AVX512-VNNI), teacher 
     fp32                         0                     100 %               33.1 / 20.7 ms
 
 Most of a low-rank student's error is in the inner channels of its pairs, which smoothing evens out for free.
+Language models go the same way, embedding and head included, and keep their score or are left out. stories260k on 96
+TinyStories, fp32 / int8: perplexity 3.936 / 3.956, next tokens right 62.67 % / 62.52 %, equal predictions 96.4 %.
+
 CPUs without VNNI add 8-bit products in 16 bits and may saturate: export where the model will run.
 """
 

@@ -1,4 +1,4 @@
-"""From a PyTorch classifier to an ONNX graph.
+"""From a PyTorch model to an ONNX graph.
 
 One export path for dense and low-rank models alike: fused (SDPA) attention through
 `torch.onnx.export(dynamo=True)`. At opset 23 attention stays one standard `Attention` node and the activation
@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages.settings import BadInput
 
@@ -34,16 +34,50 @@ def trace(model: "PreTrainedModel", inputs: Sequence[str], path: Path, *, opset:
 
     example = {name: torch.ones(2, 7, dtype=torch.int64) for name in inputs}
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=2, max=positions(model))}
+    write(
+        model,
+        _logits(model, inputs),
+        path,
+        example=tuple(example.values()),
+        free=((free,) * len(inputs),),
+        inputs=list(inputs),
+        outputs=["logits"],
+        opset=opset,
+    )
+
+
+def write(
+    model: "PreTrainedModel",
+    wrapped: "nn.Module",
+    path: Path,
+    *,
+    example: tuple,
+    free: Any,
+    inputs: list[str],
+    outputs: list[str],
+    opset: int,
+) -> None:
+    """Traces a model, as `wrapped` calls it, into one file that says nothing of where it was made.
+
+    Args:
+        example: what `wrapped` is called with.
+        free: the free dimensions of the example, as `torch.onnx.export` takes them.
+
+    Raises:
+        BadInput: the exporter cannot take this architecture.
+    """
+    import torch
+
     try:
         with quiet():
             model.set_attn_implementation("sdpa")
             torch.onnx.export(
-                _logits(model, inputs).eval(),
-                tuple(example.values()),
+                wrapped.eval(),
+                example,
                 path,
-                input_names=list(inputs),
-                output_names=["logits"],
-                dynamic_shapes=((free,) * len(inputs),),
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=free,
                 opset_version=opset,
                 dynamo=True,
                 external_data=False,

@@ -66,9 +66,11 @@ class Export(Block):
     """`fp32`: opset 23 with standard Attention and Gelu. `portable`: opset 18 for older runtimes. `fp16`: for GPUs.
     `int8`: 8-bit weights and activations."""
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
-    """Largest difference of a logit between the graph and PyTorch (fp32, portable)."""
+    """Largest difference of a logit between the graph and PyTorch (fp32, portable); of a language model, all through
+    greedy generations."""
     int8_score_drop: Annotated[float, Field(ge=0)] = 0.5
-    """Points of score that int8 or fp16 may lose against fp32; beyond that it is refused, with the figures."""
+    """Points of score that int8 or fp16 may lose against fp32; beyond that it is refused, with the figures. A language
+    model's score is the accuracy of its next tokens on the validation split, or its likelihood (100 / perplexity)."""
     calibration_examples: Count = 128
     """Training examples that the int8 smoothing takes its ranges from."""
 
@@ -77,9 +79,9 @@ class Benchmark(Block):
     """Teacher's and student's graphs in; latency, throughput, memory side by side out."""
 
     batch_sizes: list[Count] = [1, 8, 32]
-    """Sentences per request."""
+    """Sentences per request; of a language model, texts written at once."""
     lengths: list[Literal["real"] | Count] = ["real", 128]
-    """`real`: the validation split's own lengths; a number: every input that many tokens."""
+    """`real`: the validation split's own lengths; a number: every input (or prompt) that many tokens."""
     threads: Count = 1
     """ONNX Runtime's intra-op threads; spinning is off."""
     provider: Literal["cpu", "cuda"] = "cpu"

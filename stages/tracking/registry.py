@@ -49,6 +49,7 @@ def _log(
     from mlflow.models import Model
 
     import serving
+    from serving.folder import read_manifest
 
     code = Path(serving.__file__).parent
     model = client.create_logged_model(experiment, name=name, source_run_id=run, tags=tags)
@@ -62,7 +63,7 @@ def _log(
         artifacts={"model": str(folder)},
         code_paths=[str(code)],
         pip_requirements=_requirements(),
-        signature=_signature(pair),
+        signature=_signature(pair, writes=read_manifest(folder).get("kind") == "causal_lm"),
         input_example=_example(pair),
     )
     source = f"models:/{model.model_id}"
@@ -70,12 +71,13 @@ def _log(
     return made.version
 
 
-def _signature(pair: bool) -> "ModelSignature":
+def _signature(pair: bool, writes: bool) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
     texts = [ColSpec("string", "text"), ColSpec("string", "text_pair")] if pair else [ColSpec("string")]
-    return ModelSignature(Schema(texts), Schema([ColSpec("string", "label"), ColSpec("double", "score")]))
+    said = [ColSpec("string", "text")] if writes else [ColSpec("string", "label"), ColSpec("double", "score")]
+    return ModelSignature(Schema(texts), Schema(said))
 
 
 def _example(pair: bool) -> "list[str] | DataFrame":

@@ -1,0 +1,164 @@
+"""A prompt in, its continuation out: an exported decoder at work, with nothing but numpy, onnxruntime and tokenizers.
+
+    generator = Generator("outputs/export/stories", variant="int8", threads=2)
+    generator.generate(["Once upon a time", "The dog"], Sampling(max_tokens=40))
+    for piece in generator.stream("Once upon a time", Sampling(temperature=0.8, top_p=0.95)):
+        print(piece, end="", flush=True)
+
+Prompts are texts, or token ids where the caller has its own way to write them: a chat is written out by the model's
+chat template, which is a program in Jinja that the three packages cannot run.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from serving.decoder import Decoder, pad_left
+from serving.folder import ModelError, Provider, open_folder
+from serving.sampling import Sampling
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Prompt = str | Sequence[int]
+"""A text, which gets the model's start token where it has one, or token ids, which are read as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What was written after a prompt."""
+
+    text: str
+    """Without special tokens; a character that the last token leaves unfinished is not in it."""
+    ids: list[int]
+    """The tokens, the one that ended the text included."""
+    finish: Literal["stop", "length"]
+    """A stop token came, or there was no room for more tokens."""
+
+
+class Generator:
+    """One variant of an exported decoder, loaded and ready; safe to share between threads.
+
+    Args:
+        folder: what `export` wrote.
+        variant: `fp32`, `portable`, `fp16` or `int8`, as the folder has them.
+        threads: ONNX Runtime's intra-op threads; they sleep between requests instead of spinning.
+        provider: where to run; `cuda` is an error when ONNX Runtime falls back to the CPU.
+
+    Raises:
+        ModelError: no such folder or variant, a file that differs from the manifest, no decoder, or no such provider.
+    """
+
+    def __init__(
+        self, folder: Path | str, variant: str = "fp32", *, threads: int = 1, provider: Provider = "cpu"
+    ) -> None:
+        from tokenizers import Tokenizer
+
+        self.folder, self.variant = Path(folder), variant
+        files = ("generation_config.json", "tokenizer.json")
+        opened = open_folder(self.folder, variant, generates=True, files=files, threads=threads, provider=provider)
+        self.manifest, self.path = opened.manifest, opened.path
+        self.decoder = Decoder(opened.session, provider)
+        self.positions: int = opened.manifest["positions"]
+        self.tokenizer: Tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        self._ends = _ends(self.folder / "generation_config.json")
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling | None = None) -> list[Answer]:
+        """Continues all prompts together; a row's tokens do not depend on its neighbors.
+
+        Raises:
+            ModelError: a prompt is empty, no prompt, or longer than the model reads; or no such stop token.
+        """
+        sampling, rows = sampling or Sampling(), self._encoded(prompts)
+        ends = self._stops(sampling)
+        streams = [_Text(self.tokenizer, row, ends) for row in rows]
+        texts: list[str] = [""] * len(rows)
+        ids: list[list[int]] = [[] for _ in rows]
+        for tokens in self._tokens(rows, sampling, ends):
+            for i, token in tokens.items():
+                texts[i] += streams[i].add(token)
+                ids[i].append(token)
+        ended = ["stop" if own[-1] in ends else "length" for own in ids]
+        return [Answer(text=t, ids=i, finish=f) for t, i, f in zip(texts, ids, ended, strict=True)]
+
+    def stream(self, prompt: Prompt, sampling: Sampling | None = None) -> Iterator[str]:
+        """The continuation of one prompt as it is written, in pieces that never split a character.
+
+        Raises:
+            ModelError: as `generate`, before the first piece.
+        """
+        sampling, rows = sampling or Sampling(), self._encoded([prompt])
+        return self._pieces(rows, sampling, self._stops(sampling))
+
+    def _pieces(self, rows: list[list[int]], sampling: Sampling, ends: set[int]) -> Iterator[str]:
+        stream = _Text(self.tokenizer, rows[0], ends)
+        for tokens in self._tokens(rows, sampling, ends):
+            if piece := stream.add(tokens[0]):
+                yield piece
+
+    def _tokens(self, rows: list[list[int]], sampling: Sampling, ends: set[int]) -> Iterator[dict[int, int]]:
+        """At each step the next token of every row that has not ended: row -> token."""
+        ids, mask = pad_left(rows)
+        room = [min(sampling.max_tokens, self.positions - len(row)) for row in rows]
+        generators, open_rows, past = sampling.generators(len(rows)), set(range(len(rows))), None
+        for written in range(1, max(room) + 1):
+            logits, past = self.decoder.step(ids, mask, past)
+            chosen = sampling.choose(logits[:, -1], generators)
+            yield {i: chosen[i] for i in sorted(open_rows)}
+            open_rows -= {i for i in open_rows if chosen[i] in ends or written == room[i]}
+            if not open_rows:
+                return
+            # rows that have ended go along unseen: their mask stays 0, so their positions stand still
+            going = np.array([[i in open_rows] for i in range(len(rows))], np.int64)
+            ids, mask = np.array(chosen, np.int64)[:, None] * going, np.concatenate([mask, going], axis=1)
+
+    def _encoded(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        if not prompts or isinstance(prompts, str):
+            raise ModelError(f"prompts {prompts!r:.50} is not a list of prompts; give one or more")
+        rows = [self.tokenizer.encode(p).ids if isinstance(p, str) else list(p) for p in prompts]
+        words = self.tokenizer.get_vocab_size()
+        for prompt, row in zip(prompts, rows, strict=True):
+            if not row or not all(isinstance(i, int | np.integer) and 0 <= i < words for i in row):
+                raise ModelError(
+                    f"prompt {prompt!r:.50} has no tokens to go on from; give a text, or ids below {words}"
+                )
+            if len(row) >= self.positions:
+                raise ModelError(
+                    f"prompt {prompt!r:.50} has {len(row)} tokens; this model reads {self.positions}, "
+                    "those that it writes included"
+                )
+        return rows
+
+    def _stops(self, sampling: Sampling) -> set[int]:
+        named = {token: self.tokenizer.token_to_id(token) for token in sampling.stop}
+        if unknown := [token for token, number in named.items() if number is None]:
+            raise ModelError(f"stop {unknown[0]!r} is no token of this model; give one from its vocabulary")
+        return self._ends | set(named.values())
+
+
+class _Text:
+    """Tokens in, text out as soon as its characters are whole.
+
+    The prompt's tokens go first, unseen: whether a word begins with a space depends on what stands before it.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", prompt: Sequence[int], ends: set[int]) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._tokenizer, self._stream, self._ends = tokenizer, DecodeStream(skip_special_tokens=True), ends
+        for token in prompt:
+            self._stream.step(tokenizer, token)
+
+    def add(self, token: int) -> str:
+        """The text that this token completes; none where it only ends the text."""
+        return "" if token in self._ends else self._stream.step(self._tokenizer, token) or ""
+
+
+def _ends(path: Path) -> set[int]:
+    """The tokens that end a text: one, several, or none."""
+    ends = json.loads(path.read_text(encoding="utf8")).get("eos_token_id")
+    return set(ends) if isinstance(ends, list) else {ends} - {None}
