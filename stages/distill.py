@@ -56,6 +56,7 @@ def distill(
         history=output / "history.csv",
         teacher=load(teacher),
         distill=settings,
+        offline=settings.offline and _file(settings, data, teacher, state),
         grouped=settings.group_by_length,
     )
     trainer.save_student(output / "model")
@@ -63,6 +64,13 @@ def distill(
         (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         _plot(output / "history.csv", output / "terms.png")
     return metrics
+
+
+def _file(settings: Distill, data: Path, teacher: Path, state: Path) -> Path:
+    """Where an offline teacher is kept, for any training on this data that resumes or begins again."""
+    from stages.training import fingerprint
+
+    return state / f"teacher-{fingerprint(settings.offline.model_dump(), settings.augmented, data, teacher)}.npy"
 
 
 def _plot(history: Path, path: Path) -> None:

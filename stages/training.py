@@ -83,7 +83,7 @@ def train(
     """
     place = state / key
     if is_main() and state.exists():
-        for other in set(state.iterdir()) - {place}:
+        for other in {folder for folder in state.iterdir() if folder.is_dir()} - {place}:
             shutil.rmtree(other)
     stop = [EarlyStoppingCallback(goal.patience)] if goal.patience else []
     trainer = kind(

@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+from datasets import Dataset
 from torch import Tensor
 from transformers import EvalPrediction
 
 from stages.distillation.language_model import LanguageModelTrainer, discrepancy
 from stages.language.scores import Question, next_tokens
+from stages.models.anatomy import Parts
 from stages.settings import TaskTraining
 from stages.tasks import Task
 from stages.training import Goal, scored_by
@@ -18,6 +20,10 @@ class CausalLMTrainer(LanguageModelTrainer):
 
     def question(self, inputs: dict[str, Tensor]) -> Question:
         return next_tokens(inputs)
+
+    def _rows(self, train: Dataset) -> tuple[list[int], int]:
+        labels = train.with_format("numpy")["labels"]
+        return [np.count_nonzero(row[1:] >= 0) for row in labels], Parts(self.teacher).config.vocab_size
 
 
 def goal(task: Task, settings: TaskTraining) -> Goal:

@@ -18,7 +18,8 @@ class Recipe(Block):
     factorize: dict[str, Any] = {}
     """Overrides of the `factorize` block."""
     distill: dict[str, Any] | None = {}
-    """Overrides of the `distill` block; null means no training."""
+    """Overrides of the `distill` block; null means no training. Where its objectives look inside the teacher, the main
+    chain's `offline` does not count."""
 
 
 class Baseline(Block):

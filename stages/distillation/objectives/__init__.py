@@ -88,6 +88,10 @@ class Objectives(BaseModel):
         terms = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: term for name, term in terms.items() if term is not None and _counts(term)}
 
+    def inner(self) -> list[str]:
+        """Those that count and compare more than what the teacher says."""
+        return [name for name, term in self.active().items() if term.aspects("teacher")]
+
 
 def _counts(term: Objective) -> bool:
     return term.weight.start + term.weight.end > 0 if isinstance(term.weight, Ramp) else term.weight > 0

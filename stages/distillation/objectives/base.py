@@ -54,6 +54,11 @@ class Objective(BaseModel):
     weight: Annotated[float, Field(ge=0)] | Ramp = 1.0
     """Factor of this term in the sum; 0 leaves it out altogether; or {start, end, until, shape}."""
 
+    @property
+    def ordered(self) -> int:
+        """How many of the teacher's most probable classes must be told from the others, and from each other."""
+        return 0
+
     def pairs(self, student: Shape, teacher: Shape) -> list[tuple[int, int]]:
         """The (student, teacher) layers that are compared, from 1 (0: the embeddings); none for the prediction level.
 

@@ -37,6 +37,10 @@ class Divergence(Objective):
     """k: a row counts by the share of its k most probable classes that teacher and student have in common, so that
     `ranking` comes first where they disagree (RLKD's dynamic form); null: every row counts the same."""
 
+    @property
+    def ordered(self) -> int:
+        return self.overlap or 0
+
     def learned(self, student: Shape, teacher: Shape, labels: list) -> None:
         if not self.gaussian:
             distributions(labels)

@@ -40,6 +40,10 @@ class Ranking(Objective):
     softness: Annotated[float, Field(gt=0)] = 1.0
     """Larger: softer ranks, in the limit the logits themselves; smaller: harder, more of them without a gradient."""
 
+    @property
+    def ordered(self) -> int:
+        return self.k
+
     def learned(self, student: Shape, teacher: Shape, labels: list) -> None:
         distributions(labels)
 
