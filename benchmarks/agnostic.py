@@ -130,7 +130,8 @@ def _student(params: Params, options: argparse.Namespace, name: str) -> list[dic
     for part, (model, row) in enumerate(made, 1):
         steps = options.steps * (part if name in FAMILIES else parts)
         rows += [_row(name, model, steps, row, what, row[what]) for what in ("perplexity", "accuracy", "discrepancy")]
-    return [*rows, _row("whole", "teacher", 0, found["teacher"], "perplexity", found["teacher"]["perplexity"])]
+    whole = found["teacher"]
+    return rows + [_row("whole", "teacher", 0, whole, what, whole[what]) for what in ("perplexity", "accuracy")]
 
 
 def _data(params: Params, options: argparse.Namespace, task: str) -> None:
@@ -189,7 +190,7 @@ def table(rows: Path) -> str:
     order = [name for name in ("perplexity", "accuracy", "discrepancy") if name in values]
     order += [name for name in frame["measure"].unique() if name not in order]
     joined = sizes.join(values[order]).sort_values("parameters", ascending=False, kind="stable").reset_index()
-    return tabulate(joined, headers="keys", tablefmt="github", showindex=False, missingval="")
+    return tabulate(joined.fillna(""), headers="keys", tablefmt="github", showindex=False)
 
 
 def plot(work: Path, path: Path) -> None:
