@@ -150,7 +150,8 @@ def _tuned(params: Params, options: argparse.Namespace, task: str, row: dict) ->
     base = params.base if made == "whole" else Base(model=folder)
     output = fresh(options.work / f"tuned/{task}-{made}-{row['model']}")
     finetune(params.finetune, base=base, data=data, output=output, state=output / "state", seed=options.seed, run=Run())
-    found, _ = measure(params.evaluate, data=data, model=output / "model", seed=options.seed, title=f"{task} {made}")
+    title = f"{task} {made}"
+    found = measure(params.evaluate, data=data, model=output / "model", seed=options.seed, title=title).row
     low, high = (f"{bound:.2f}" for bound in found["interval"])
     return [_row(made, row["model"], row["steps"], found, task, found["score"]) | {"low": low, "high": high}]
 

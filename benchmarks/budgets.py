@@ -98,7 +98,7 @@ def _teacher(params: Params, task: str, seed: int, options: argparse.Namespace) 
     if not teacher.exists():
         output, state = fresh(place / "finetune"), place / "state"
         finetune(params.finetune, base=params.base, data=data, output=output, state=state, **common)
-    found, _ = measure(params.evaluate, data=data, model=teacher, seed=seed, title="teacher")
+    found = measure(params.evaluate, data=data, model=teacher, seed=seed, title="teacher").row
     return {"task": task, "seed": seed, "budget": "1", "recipe": "teacher"} | _figures(found)
 
 

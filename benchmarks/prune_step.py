@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForMaskedLM
 from benchmarks.step import rounds_of, timed
 from stages.distillation.capture import Batch, Capture, wanted
 from stages.models.anatomy import Parts
-from stages.models.masked_lm import MaskedHead
+from stages.models.heads import AskedHead
 from stages.pruning.importance import Importance
 from stages.pruning.masks import Masks
 from stages.pruning.schedule import Widths
@@ -87,7 +87,7 @@ class Bench:
 
     @contextmanager
     def floor(self) -> Iterator[Callable[[], None]]:
-        heads = [MaskedHead(self.teacher), MaskedHead(self.student)]
+        heads = [AskedHead(self.teacher), AskedHead(self.student)]
         for head in heads:
             head.where = self.asked
         norms = [(norm, norm.there) for norm, _ in self.masks.norms]
@@ -108,7 +108,7 @@ class Bench:
 
     @contextmanager
     def terms(self, then: Callable[[], None] | None = None) -> Iterator[Callable[[], None]]:
-        heads = [MaskedHead(self.teacher), MaskedHead(self.student)]
+        heads = [AskedHead(self.teacher), AskedHead(self.student)]
         for head in heads:
             head.where = self.asked
         shape = Parts(self.student).shape

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from stages.command import OUTPUTS, command
 from stages.distill import distill
-from stages.evaluate import compared, measure
+from stages.evaluate import measure
 from stages.factorize import factorize
 from stages.recipes import read_recipe
 from stages.settings import Baseline, Distill, Evaluate, Factorize
@@ -39,7 +39,7 @@ def baseline(
     Returns the metrics. An untrained student's history is empty.
     """
     from stages.tasks.predictions import write_predictions
-    from stages.tasks.splits import read_split
+    from stages.tasks.splits import read_task
 
     (output / "history.csv").write_text("step,epoch,loss\n")
     factorize(student, data=data, teacher=teacher, output=output, seed=seed, run=run)
@@ -52,10 +52,11 @@ def baseline(
         )
         seconds = trained["seconds"]
         shutil.rmtree(start)
-    theirs, reference = measure(scoring, data=data, model=teacher, seed=seed, title="baseline: teacher")
-    row, logits = measure(scoring, data=data, model=output / "model", seed=seed, title="baseline: student")
-    write_predictions(output / "predictions.csv", logits, read_split(data, "validation")["labels"])
-    metrics = {"student": row | compared(row, logits, theirs, reference), "seconds": seconds}
+    known = {"data": data, "seed": seed}
+    theirs = measure(scoring, model=teacher, title="baseline: teacher", **known)
+    found = measure(scoring, model=output / "model", teacher=theirs, title="baseline: student", **known)
+    write_predictions(output / "predictions.csv", found.said, found.labels, read_task(data).kind)
+    metrics = {"student": found.row, "seconds": seconds}
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     run.metrics({k: v for k, v in metrics["student"].items() if isinstance(v, int | float)} | {"seconds": seconds})
     return metrics

@@ -24,25 +24,28 @@ def distill(
     """Writes `model/`, `history.csv`, `terms.png` and `metrics.json`; returns the metrics (points, seconds).
 
     Raises:
-        BadInput: an objective cannot compare these models, such as one that names a layer they do not have; augmented
-            text is wanted that is not there.
+        BadInput: an objective cannot compare these models, such as one that names a layer they do not have; language
+            models have different vocabularies; augmented text is wanted that is not there.
     """
+    import torch
     from transformers import AutoTokenizer, set_seed
 
+    from stages.distillation import causal_lm
     from stages.distillation.trainer import DistillationTrainer
     from stages.models.base import load
     from stages.tasks.splits import read_split, read_task
     from stages.tasks.unlabeled import training_split
     from stages.training import fingerprint, scored_by, train, with_dropout
 
-    tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
+    task, tokenizer = read_task(data), AutoTokenizer.from_pretrained(data / "tokenizer")
+    causal = task.kind == "causal_lm"
     set_seed(seed)
-    model = with_dropout(load(student), settings.dropout)
+    model = with_dropout(load(student, dtype=torch.float32), settings.dropout)
     trainer, metrics = train(
-        DistillationTrainer,
+        causal_lm.CausalLMTrainer if causal else DistillationTrainer,
         model,
         settings,
-        goal=scored_by(read_task(data), settings),
+        goal=(causal_lm.goal if causal else scored_by)(task, settings),
         train=training_split(data, settings.augmented, teacher, tokenizer, 2 * settings.batch_size),
         validation=read_split(data, "validation"),
         tokenizer=tokenizer,
@@ -53,6 +56,7 @@ def distill(
         history=output / "history.csv",
         teacher=load(teacher),
         distill=settings,
+        offline=settings.offline and _file(settings, data, teacher, state),
         grouped=settings.group_by_length,
     )
     trainer.save_student(output / "model")
@@ -60,6 +64,13 @@ def distill(
         (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         _plot(output / "history.csv", output / "terms.png")
     return metrics
+
+
+def _file(settings: Distill, data: Path, teacher: Path, state: Path) -> Path:
+    """Where an offline teacher is kept, for any training on this data that resumes or begins again."""
+    from stages.training import fingerprint
+
+    return state / f"teacher-{fingerprint(settings.offline.model_dump(), settings.augmented, data, teacher)}.npy"
 
 
 def _plot(history: Path, path: Path) -> None:

@@ -1,12 +1,14 @@
 """Teacher and student in; scores, retention and sizes side by side out.
 
 The official metrics of the task on its validation split, the first with a bootstrap 95 % interval; how often the
-student says what the teacher says; parameters, multiplications and bytes.
+student says what the teacher says; parameters, multiplications and bytes. Of language models also how far the student's
+distribution lies from the teacher's, how well their top tokens agree, and how good its answers are to prompts.
 
     python -m stages.evaluate --task sst2
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +17,23 @@ from stages.settings import Evaluate
 
 if TYPE_CHECKING:
     import numpy as np
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from stages.tasks import Task
     from stages.tracking import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One model on the validation split."""
+
+    folder: Path
+    row: dict[str, Any]
+    """Score, interval, metrics (points), sizes; of a student also what it kept of its teacher."""
+    said: "np.ndarray"
+    labels: "np.ndarray"
+    """Both as for `stages.tasks.metrics.scores`."""
 
 
 def evaluate(settings: Evaluate, *, data: Path, models: dict[str, Path], output: Path, seed: int, run: "Run") -> dict:
@@ -27,19 +43,15 @@ def evaluate(settings: Evaluate, *, data: Path, models: dict[str, Path], output:
     agreement (%), sizes.
     """
     from stages.tasks.predictions import write_predictions
-    from stages.tasks.splits import read_split
+    from stages.tasks.splits import read_task
 
-    labels = read_split(data, "validation")["labels"]
     metrics: dict[str, dict[str, Any]] = {}
-    reference: np.ndarray | None = None
+    teacher: Measured | None = None
     for name, folder in models.items():
-        row, logits = measure(settings, data=data, model=folder, seed=seed, title=f"evaluate: {name}")
-        write_predictions(output / "predictions" / f"{name}.csv", logits, labels)
-        if reference is None:
-            reference, teacher = logits, row
-        else:
-            row |= compared(row, logits, teacher, reference)
-        metrics[name] = row
+        found = measure(settings, data=data, model=folder, teacher=teacher, seed=seed, title=f"evaluate: {name}")
+        write_predictions(output / "predictions" / f"{name}.csv", found.said, found.labels, read_task(data).kind)
+        metrics[name] = found.row
+        teacher = teacher or found
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     run.metrics(
         {f"{name}/{k}": v for name, row in metrics.items() for k, v in row.items() if isinstance(v, int | float)}
@@ -48,15 +60,14 @@ def evaluate(settings: Evaluate, *, data: Path, models: dict[str, Path], output:
 
 
 def measure(
-    settings: Evaluate, *, data: Path, model: Path, seed: int, title: str
-) -> tuple[dict[str, Any], "np.ndarray"]:
-    """One model's scores and sizes, and its logits (rows, outputs) on the validation split."""
+    settings: Evaluate, *, data: Path, model: Path, seed: int, title: str, teacher: Measured | None = None
+) -> Measured:
+    """One model's scores and sizes; beside a teacher also retention (% of its score) and agreement (%) with it."""
     import torch
     from transformers import AutoTokenizer
 
     from stages.models.base import load
     from stages.models.size import sizes
-    from stages.tasks.batches import predict
     from stages.tasks.metrics import scores
     from stages.tasks.significance import bootstrap
     from stages.tasks.splits import read_split, read_task
@@ -64,29 +75,68 @@ def measure(
     task, split = read_task(data), read_split(data, "validation")
     tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
     loaded = load(model).to("cuda" if torch.cuda.is_available() else "cpu")
-    logits, labels = predict(loaded, split, tokenizer, settings.batch_size, title)
-    found = scores(task, logits, labels)
+    read = _text if task.kind == "causal_lm" else _labeled
+    said, labels, more = read(settings, loaded, task, split, tokenizer, title, teacher)
+    found = scores(task, said, labels)
     row = {
         "score": found[task.metrics[0]],
-        "interval": list(bootstrap(task, logits, labels, settings.bootstrap, seed)),
+        "interval": list(bootstrap(task, said, labels, settings.bootstrap, seed)),
         "metrics": found,
     }
-    return row | sizes(loaded, model, sum(split["length"]) / len(split)), logits
+    row |= sizes(loaded, model, sum(split["length"]) / len(split))
+    if teacher:
+        best = teacher.row["score"]
+        row["retention"] = 100 * row["score"] / best if best else float("nan")
+    return Measured(folder=model, row=row | more, said=said, labels=labels)
 
 
-def compared(row: dict, logits: "np.ndarray", teacher: dict, reference: "np.ndarray") -> dict[str, float]:
-    """What the student kept: retention (% of the teacher's score) and agreement.
-
-    Agreement is the share of equal predictions in %; for a regression, the Pearson correlation times 100.
+def _labeled(
+    settings: Evaluate,
+    model: "PreTrainedModel",
+    task: "Task",
+    split: "Dataset",
+    tokenizer: "PreTrainedTokenizerBase",
+    title: str,
+    teacher: Measured | None,
+) -> tuple["np.ndarray", "np.ndarray", dict[str, Any]]:
+    """Logits, labels, and the agreement with the teacher: the share of equal predictions in %; for a regression the
+    Pearson correlation times 100.
     """
     import numpy as np
 
-    if logits.shape[-1] == 1:
-        agreement = 100 * float(np.corrcoef(logits[:, 0], reference[:, 0])[0, 1])
+    from stages.tasks.batches import predict
+
+    logits, labels = predict(model, split, tokenizer, settings.batch_size, title)
+    if teacher is None:
+        return logits, labels, {}
+    if task.kind == "regression":
+        agreement = np.corrcoef(logits[:, 0], teacher.said[:, 0])[0, 1]
     else:
-        agreement = 100 * float((logits.argmax(-1) == reference.argmax(-1)).mean())
-    retention = 100 * row["score"] / teacher["score"] if teacher["score"] else float("nan")
-    return {"retention": retention, "agreement": agreement}
+        agreement = (logits.argmax(-1) == teacher.said.argmax(-1)).mean()
+    return logits, labels, {"agreement": 100 * float(agreement)}
+
+
+def _text(
+    settings: Evaluate,
+    model: "PreTrainedModel",
+    task: "Task",
+    split: "Dataset",
+    tokenizer: "PreTrainedTokenizerBase",
+    title: str,
+    teacher: Measured | None,
+) -> tuple["np.ndarray", "np.ndarray", dict[str, Any]]:
+    """The same of a causal language model: sums over tokens, their number; agreement on the likeliest tokens, and what
+    is written as answers.
+    """
+    from stages.distillation.measure import measured
+    from stages.language.answers import answers
+    from stages.models.base import load
+
+    other = load(teacher.folder).to(model.device) if teacher else None
+    said, tokens, more = measured(model, split, tokenizer, settings.batch_size, title, teacher=other)
+    if settings.answers.examples and not task.text:
+        more["answers"] = answers(model, split, tokenizer, settings, task.match, title)
+    return said, tokens, more
 
 
 def report(name: str, task: "Task", metrics: dict[str, dict]) -> str:
@@ -96,6 +146,7 @@ def report(name: str, task: "Task", metrics: dict[str, dict]) -> str:
         low, high = row["interval"]
         kept = f"  keeps {row['retention']:.1f} %" if "retention" in row else ""
         score = f"{task.metrics[0]} {row['score']:.2f} [{low:.2f}, {high:.2f}]"
+        score += "".join(f"  {metric} {row['metrics'][metric]:.2f}" for metric in task.metrics[1:])
         lines.append(f"{name} {model}: {score}{kept}  {row['layer_parameters']:,} layer parameters")
     return "\n".join(lines)
 

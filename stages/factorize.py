@@ -66,13 +66,13 @@ def factorize(settings: Factorize, *, data: Path, teacher: Path, output: Path, s
 
 
 def _start(folder: str, task: "Task", seed: int) -> "PreTrainedModel":
-    """A pretrained model with a fresh head for the task."""
+    """A pretrained model of the task's kind; a classifier with a fresh head."""
     from transformers import set_seed
 
-    from stages.models.base import load_classifier
+    from stages.models.base import load_base
 
     set_seed(seed)
-    return load_classifier(Base(model=folder), task, setting="factorize.start").eval()
+    return load_base(Base(model=folder), task, complete=False, setting="factorize.start").eval()
 
 
 def _calibration(

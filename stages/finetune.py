@@ -1,7 +1,8 @@
 """A base model in; the task's teacher out.
 
-The pretrained model gets a fresh head and is trained on the task's labels; the checkpoint with the best validation
-score is kept. A killed run goes on from its last checkpoint and ends at the same place.
+The pretrained model gets a fresh head (a causal language model keeps its own) and is trained on the task's labels; the
+checkpoint with the best validation score is kept. A killed run goes on from its last checkpoint and ends at the same
+place. With `finetune.epochs: 0` the base model is the teacher as it is.
 
     python -m stages.finetune --task sst2
 """
@@ -20,18 +21,23 @@ if TYPE_CHECKING:
 def finetune(
     settings: Finetune, *, base: Base, data: Path, output: Path, state: Path, seed: int, run: "Run"
 ) -> dict[str, float]:
-    """Writes `model/`, `history.csv` and `metrics.json`; returns the metrics (points, seconds)."""
+    """Writes `model/`, `history.csv` and `metrics.json`; returns the metrics (points, seconds).
+
+    Raises:
+        BadInput: the base model cannot be a model of the task's kind; taken as it is, it lacks weights.
+    """
     from transformers import AutoTokenizer, set_seed
 
-    from stages.models.base import load_classifier
+    from stages.language.trainer import NextTokenTrainer
+    from stages.models.base import load_base
     from stages.tasks.splits import read_split, read_task
     from stages.training import OrderedTrainer, fingerprint, scored_by, train
 
     task, tokenizer = read_task(data), AutoTokenizer.from_pretrained(data / "tokenizer")
     set_seed(seed)  # the head is drawn here
     trainer, metrics = train(
-        OrderedTrainer,
-        load_classifier(base, task),
+        NextTokenTrainer if task.kind == "causal_lm" else OrderedTrainer,
+        load_base(base, task, complete=not settings.epochs),
         settings,
         goal=scored_by(task, settings),
         train=read_split(data, "train"),

@@ -25,7 +25,6 @@ Training text is masked anew in every epoch; validation text once, here, so that
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +41,8 @@ if TYPE_CHECKING:
     from stages.tracking import Run
 
 MODEL = "pretrain.base.model"
-FROZEN_MASKS, HELD_OUT = 1, 2
-"""Streams of random numbers, beside training's 0."""
+FROZEN_MASKS = 1
+"""Stream of random numbers, beside training's 0 and what is held out."""
 
 
 def pack(
@@ -54,7 +53,8 @@ def pack(
     Raises:
         BadInput: the corpus cannot be read or fills no block, or the base model reads no masks or no such block.
     """
-    from stages.corpora.blocks import Writer
+    from stages.corpora.blocks import MaskedBlocks
+    from stages.corpora.fill import fill
     from stages.corpora.masking import Masking
 
     tokenizer = _tokenizer(base, settings.block_length)
@@ -62,10 +62,10 @@ def pack(
     length, most = settings.block_length, settings.tokens and settings.tokens // settings.block_length
     data = output / "data"
     splits = {
-        "train": Writer(data / "train", tokenizer, length, most=most),
-        "validation": Writer(data / "validation", tokenizer, length, masking=masking),
+        "train": MaskedBlocks(data / "train", tokenizer, length, most=most),
+        "validation": MaskedBlocks(data / "validation", tokenizer, length, masking=masking),
     }
-    _fill(splits, _texts(corpus, name, settings.validation_share, seed), tokenizer, most and most * length)
+    fill(splits, documents(corpus, f"data.corpora.{name}"), tokenizer, settings.validation_share, seed)
     for split, writer in splits.items():
         _check_blocks(split, writer, name, settings)
         writer.save()
@@ -90,52 +90,6 @@ def _tokenizer(base: Base, length: int) -> "PreTrainedTokenizerBase":
     tokenizer.backend_tokenizer.no_padding()  # the base model's file may pad every text to a fixed length
     tokenizer.backend_tokenizer.no_truncation()
     return tokenizer
-
-
-def _texts(corpus: Corpus, name: str, share: float, seed: int) -> Iterator[tuple[str, list[str]]]:
-    """Documents, many at a time, each time of one split; `validation` first where the corpus has it apart."""
-    from stages.corpora.tokens import batched
-
-    parts = documents(corpus, name)
-    for texts in batched(parts.get("validation", ())):
-        yield "validation", texts
-    number = 0
-    for texts in batched(parts["train"]):
-        held = [False] * len(texts) if "validation" in parts else _held_out(number, len(texts), share, seed)
-        for split, wanted in {"validation": True, "train": False}.items():
-            if chosen := [text for text, out in zip(texts, held, strict=True) if out == wanted]:
-                yield split, chosen
-        number += len(texts)
-
-
-def _held_out(first: int, count: int, share: float, seed: int) -> list[bool]:
-    """Which documents are for validation; each by its own number, so that how many follow changes nothing."""
-    import torch
-
-    from stages.corpora.masking import random_bits, uniform
-
-    return (uniform(random_bits(seed, HELD_OUT, torch.arange(first, first + count))) < share).tolist()
-
-
-def _fill(
-    splits: dict[str, "Writer"],
-    texts: Iterator[tuple[str, list[str]]],
-    tokenizer: "PreTrainedTokenizerBase",
-    wanted: int | None,
-) -> None:
-    """Writes until the corpus ends or train has all that it may."""
-    from tqdm import tqdm
-
-    from stages.corpora.tokens import tokenize
-
-    with tqdm(desc="packing", unit=" tokens", unit_scale=True, total=wanted) as bar:
-        for split, batch in texts:
-            before = splits["train"].blocks
-            splits[split].write(*tokenize(batch, tokenizer))
-            bar.update((splits["train"].blocks - before) * splits["train"].length)
-            bar.set_postfix(validation=splits["validation"].blocks, refresh=False)
-            if splits["train"].full:
-                break
 
 
 def _check_blocks(split: str, writer: "Writer", name: str, settings: Pack) -> None:

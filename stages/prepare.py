@@ -30,6 +30,13 @@ reviews/train.csv and reviews/validation.csv under mydata, and a few lines of pa
 
 Without a validation file, prepare.validation_share of train is held out, each class in the same share.
 TSV is read without quoting, CSV with it.
+
+Causal language models have text whose next token is to be guessed: plain text, in blocks of prepare.max_length tokens,
+or conversations, of which only what the assistant says is asked for:
+
+          stories: {kind: causal_lm, text: [text]}                    # .txt, .jsonl, .csv, .parquet: a document a row
+          sums: {kind: causal_lm, prompt: question, response: answer, match: "#### (.+)"}
+          chats: {kind: causal_lm, messages: messages}                # through the tokenizer's chat template
 """
 
 import json
@@ -38,11 +45,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.command import command
+from stages.language import instructions
+from stages.language.packing import packed
 from stages.models.base import load_tokenizer, longest
 from stages.settings import BadInput, Base, Data, Prepare
 from stages.tasks import Task, sources
 from stages.tasks.augment import Source, augment, load_source, unseen
-from stages.tasks.splits import fingerprint
+from stages.tasks.splits import fingerprint, read_split
 from stages.tracking import Run
 
 if TYPE_CHECKING:
@@ -50,6 +59,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Splits = dict[str, "Dataset"]
+Reports = dict[str, dict[str, Any]]
 
 
 def prepare(
@@ -58,28 +68,92 @@ def prepare(
     """Freezes a task's tokenized splits in `output` and returns their statistics.
 
     Raises:
-        BadInput: the source cannot work, or `max_length` is more than the base model can read.
+        BadInput: the source cannot work, or `max_length` is more than the base model can read; of a causal_lm, the
+            tokenizer lacks what it takes.
     """
     tokenizer = load_tokenizer(base)
     _check_length(base, tokenizer, settings.max_length)
-    source = load_source(base, settings.augment, settings.max_length, seed) if settings.augment else None
-    splits = sources.load(data, name, task, settings.validation_share, seed)
-    splits["train"] = _draw(splits["train"], settings.train_examples, seed)
-    content = fingerprint(splits)
-    splits = {split: tokenized(rows, tokenizer, settings, f"{content}{split}") for split, rows in splits.items()}
-    report = {}
-    if source:
-        splits["augmented"], report = _augmented(splits, source, tokenizer, settings, seed)
-    _save(splits, task, tokenizer, output / "data")
+    given = {"name": name, "task": task, "data": data, "settings": settings, "tokenizer": tokenizer, "seed": seed}
+    place = output / "data"
+    if task.kind != "causal_lm":
+        content, reports = _labeled(place, base=base, **given)
+    else:
+        _require_causal(base, tokenizer, settings)
+        content, reports = (packed if task.text else _conversations)(place, **given)
+    _save(task, tokenizer, place)
 
-    metrics: dict[str, Any] = {"fingerprint": content}
-    metrics |= {split: _statistics(rows, task, tokenizer, settings) for split, rows in splits.items()}
-    metrics.get("augmented", {}).update(report)
+    splits = {split: read_split(place, split) for split in reports}
+    metrics = {"fingerprint": content} | {split: _lengths(splits[split]) | reports[split] for split in splits}
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf8")
     _plot(splits, name, settings.max_length, output / "lengths.png")
     run.dataset(name, content, sum(map(len, splits.values())))
     run.metrics({f"{s}/{k}": v for s in splits for k, v in metrics[s].items() if not isinstance(v, dict)})
     return metrics
+
+
+def _labeled(
+    place: Path,
+    *,
+    name: str,
+    task: Task,
+    data: Data,
+    base: Base,
+    settings: Prepare,
+    tokenizer: "PreTrainedTokenizerBase",
+    seed: int,
+) -> tuple[str, Reports]:
+    """Texts with labels: writes the splits to `place`; returns the content's name and what is to be said of each."""
+    source = load_source(base, settings.augment, settings.max_length, seed) if settings.augment else None
+    content, splits = _drawn(name, task, data, settings, seed)
+    splits = {split: tokenized(rows, tokenizer, settings, f"{content}{split}") for split, rows in splits.items()}
+    report = {}
+    if source:
+        splits["augmented"], report["augmented"] = _augmented(splits, source, tokenizer, settings, seed)
+    for split, rows in splits.items():
+        rows.save_to_disk(str(place / split))
+        report[split] = _statistics(rows, task, tokenizer, settings) | report.get(split, {})
+    return content, report
+
+
+def _conversations(
+    place: Path,
+    *,
+    name: str,
+    task: Task,
+    data: Data,
+    settings: Prepare,
+    tokenizer: "PreTrainedTokenizerBase",
+    seed: int,
+) -> tuple[str, Reports]:
+    """The same for prompts and responses, and for chats."""
+    content, splits = _drawn(name, task, data, settings, seed)
+    reports = {}
+    for split, rows in splits.items():
+        rows, reports[split] = instructions.tokenized(rows, task, tokenizer, settings.max_length, split)
+        # the content's own name: the library's changes from run to run
+        rows.select(range(len(rows)), new_fingerprint=f"{content}{split}").save_to_disk(str(place / split))
+    return content, reports
+
+
+def _drawn(name: str, task: Task, data: Data, settings: Prepare, seed: int) -> tuple[str, Splits]:
+    """The source's examples, as many as are to be trained on, and the name of their content."""
+    splits = sources.load(data, name, task, settings.validation_share, seed)
+    splits["train"] = _draw(splits["train"], settings.train_examples, seed)
+    return fingerprint(splits), splits
+
+
+def _require_causal(base: Base, tokenizer: "PreTrainedTokenizerBase", settings: Prepare) -> None:
+    """Raises BadInput where a tokenizer or a setting is not for causal models; sets how rows are padded."""
+    if tokenizer.eos_token_id is None:
+        raise BadInput(
+            f"base.model {base.model} has no end token; give a causal language model whose tokenizer has one"
+        )
+    if settings.augment:
+        raise BadInput("prepare.augment makes sentences that have labels; set it to null for a causal_lm task")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
 
 
 def _check_length(base: Base, tokenizer: "PreTrainedTokenizerBase", wanted: int) -> None:
@@ -123,9 +197,7 @@ def _augmented(
     return rows.select(kept, new_fingerprint=f"{content}augmented"), {"dropped": len(rows) - len(kept), **report}
 
 
-def _save(splits: Splits, task: Task, tokenizer: "PreTrainedTokenizerBase", place: Path) -> None:
-    for split, rows in splits.items():
-        rows.save_to_disk(str(place / split))
+def _save(task: Task, tokenizer: "PreTrainedTokenizerBase", place: Path) -> None:
     (place / "task.json").write_text(task.model_dump_json(), encoding="utf8")
     # the base model's file may pad every text to a fixed length, and calls above leave their truncation in it
     tokenizer.backend_tokenizer.no_padding()
@@ -133,23 +205,28 @@ def _save(splits: Splits, task: Task, tokenizer: "PreTrainedTokenizerBase", plac
     tokenizer.save_pretrained(str(place / "tokenizer"))
 
 
-def _statistics(rows: "Dataset", task: Task, tokenizer: "PreTrainedTokenizerBase", settings: Prepare) -> dict[str, Any]:
+def _lengths(rows: "Dataset") -> dict[str, Any]:
     import numpy as np
 
     lengths = np.array(rows["length"])
-    full = rows.select(np.flatnonzero(lengths == settings.max_length))
-    texts = [full[column][:] for column in ("text", "text_pair") if column in full.column_names]
-    whole = tokenizer(*texts, verbose=False)["input_ids"] if len(full) else []
     p50, p95 = np.percentile(lengths, [50, 95])
     return {
         "examples": len(rows),
-        **_labels(rows, task),
         "length_mean": round(float(lengths.mean()), 3),
         "length_p50": float(p50),
         "length_p95": float(p95),
         "length_max": int(lengths.max()),
-        "truncated": round(sum(len(ids) > settings.max_length for ids in whole) / len(rows), 6),
     }
+
+
+def _statistics(rows: "Dataset", task: Task, tokenizer: "PreTrainedTokenizerBase", settings: Prepare) -> dict[str, Any]:
+    import numpy as np
+
+    full = rows.select(np.flatnonzero(np.array(rows["length"]) == settings.max_length))
+    texts = [full[column][:] for column in ("text", "text_pair") if column in full.column_names]
+    whole = tokenizer(*texts, verbose=False)["input_ids"] if len(full) else []
+    truncated = sum(len(ids) > settings.max_length for ids in whole) / len(rows)
+    return {**_labels(rows, task), "truncated": round(truncated, 6)}
 
 
 def _labels(rows: "Dataset", task: Task) -> dict[str, Any]:

@@ -20,7 +20,6 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import (
-    DataCollatorWithPadding,
     EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedModel,
@@ -33,6 +32,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from stages.settings import TaskTraining, Training
 from stages.tasks import Task
+from stages.tasks.batches import collator
 from stages.tasks.metrics import scores
 from stages.tracking import Run
 from stages.tracking.context import is_main
@@ -83,7 +83,7 @@ def train(
     """
     place = state / key
     if is_main() and state.exists():
-        for other in set(state.iterdir()) - {place}:
+        for other in {folder for folder in state.iterdir() if folder.is_dir()} - {place}:
             shutil.rmtree(other)
     stop = [EarlyStoppingCallback(goal.patience)] if goal.patience else []
     trainer = kind(
@@ -94,9 +94,12 @@ def train(
         processing_class=tokenizer,
         compute_metrics=goal.score,
         callbacks=[_Mark(), History(run), *stop],
-        **({"data_collator": DataCollatorWithPadding(tokenizer)} | options),
+        **({"data_collator": collator(train, tokenizer)} | options),
     )
-    trainer.train(resume_from_checkpoint=_last(place))
+    if settings.epochs:
+        trainer.train(resume_from_checkpoint=_last(place))
+    else:
+        trainer.evaluate()
     rows = trainer.state.log_history
     seconds = sum(row.get("train_runtime", 0) for row in rows)
     scored = [row for row in rows if _first(goal) in row]
@@ -190,7 +193,7 @@ def write_history(rows: list[dict], path: Path) -> None:
     """The Trainer's log as a table: step, loss, its terms, the validation scores; empty cells where not taken."""
     rows = [{_name(k): v for k, v in row.items()} for row in rows if "train_runtime" not in row]
     # seconds differ from run to run; the table must not
-    hidden = ("runtime", "per_second")
+    hidden = ("runtime", "per_second", "preparation_time")
     first = ["step", "epoch", "loss", "learning_rate", "grad_norm"]
     columns = first + sorted({k for row in rows for k in row if not k.endswith(hidden)} - set(first))
     partial = path.with_suffix(".partial")

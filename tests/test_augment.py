@@ -17,7 +17,8 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 from stages.distill import distill
 from stages.factorize import factorize
 from stages.models.base import load_classifier, load_tokenizer
-from stages.models.masked_lm import load_masked_lm, logits_at, warm_up
+from stages.models.heads import logits_at
+from stages.models.masked_lm import load_masked_lm, warm_up
 from stages.prepare import prepare
 from stages.settings import Augment, BadInput, Base, Calibration, Data, Distill, Factorize, Prepare, Warmup
 from stages.tasks import GLUE, Task

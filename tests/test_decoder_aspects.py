@@ -203,6 +203,21 @@ def test_objectives_are_zero_at_the_teacher_and_reach_the_student(family, term):
         assert term(*moved, known("right")).item() == pytest.approx(loss.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("term", TERMS, ids=lambda t: f"{type(t).__name__}-{getattr(t, 'mode', '')}")
+@pytest.mark.parametrize("case", ["gpt2", "mistral with a window"])
+def test_in_half_precision_the_value_stays(case, term):
+    """Rows of a left-padded batch that see no key at all make nothing infinite."""
+    family, changes = CASES[case]
+    teacher = tiny(family, **changes)
+    student = noisy(teacher, 0.3)
+    exact = value(term, student, teacher, "left").item()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = value(term, student, teacher, "left")
+    loss.backward()
+    assert loss.item() == pytest.approx(exact, rel=0.05)
+    assert all(p.grad.isfinite().all() for p in student.parameters() if p.grad is not None)
+
+
 def test_the_gate_is_one_of_the_maps():
     """Its distance alone, and beside a family that has none."""
     teacher = tiny("llama")

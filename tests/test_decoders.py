@@ -267,3 +267,36 @@ def test_cuts_that_cannot_be_are_refused():
         fit(Factorize(hidden_size=8), tiny("llama"))
     with pytest.raises(BadInput, match="scale_attn_by_inverse_layer_idx"):
         keep_layers(tiny("gpt2", scale_attn_by_inverse_layer_idx=True), [2])
+
+
+@pytest.mark.real
+def test_a_real_one(real_data, tmp_path):
+    """A Llama of 260k parameters that tells stories: half of its layers, and what it says stays closer by whitening."""
+    import json
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = real_data / "models" / "stories260k"
+    tokenizer, teacher = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    stories = [json.loads(line)["text"] for line in (real_data / "text/tinystories/train.jsonl").open()][:96]
+    tokenizer.pad_token = tokenizer.eos_token
+    read = tokenizer(stories, truncation=True, max_length=64, padding=True, return_tensors="pt")
+    batch = dict(read) | {"labels": read["input_ids"].masked_fill(read["attention_mask"] == 0, -100)}
+    calibration, held_out = (
+        {name: tensor[part] for name, tensor in batch.items()} for part in (slice(64), slice(64, 96))
+    )
+    losses, students = {}, {}
+    for method in ("svd", "whitened"):
+        settings = Factorize(decomposition=method, multiple_of=1)
+        made = reduce(settings, teacher, room(settings, teacher, teacher), [calibration])
+        share = Parts(made.model).layer_parameters() / Parts(teacher).layer_parameters()
+        assert 0.495 <= share <= 0.5
+        with torch.no_grad():
+            losses[method], students[method] = made.model(**held_out).loss.item(), made.model
+    with torch.no_grad():
+        assert teacher(**held_out).loss < losses["whitened"] - 1 < losses["svd"] - 2
+    student = students["whitened"]
+    student.save_pretrained(tmp_path)
+    prompt = tokenizer("Once upon a time", return_tensors="pt")
+    written = load(tmp_path).generate(**prompt, max_new_tokens=40, do_sample=False)
+    assert torch.equal(written, multiplied_out(student).generate(**prompt, max_new_tokens=40, do_sample=False))

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -174,17 +175,23 @@ def test_the_model_says_its_kind(exported: Path, data: Path) -> None:
 def test_stop_tokens_end_rows_one_by_one(exported: Path) -> None:
     """The rows beside it go on undisturbed, as in PyTorch; the token that ends a text is no part of it."""
     model, generator = load(exported / "model"), Generator(exported / "onnx")
-    free = written(model, PROMPTS, 20)
-    end = next(token for i, token in enumerate(free[0]) if i and token not in free[0][:i] + free[1])
+    free = {tuple(prompt): written(model, [prompt], 20)[0] for prompt in PROMPTS}
+    first, second, end = next(
+        (list(one), list(other), token)
+        for (one, row), (other, beside) in permutations(free.items(), 2)
+        for i, token in enumerate(row)
+        if i and token not in row[:i] + beside
+    )
+    prompts = [first, second]
     expected = [
-        row[: row.index(end) + 1] if end in row else row for row in written(model, PROMPTS, 20, eos_token_id=end)
+        row[: row.index(end) + 1] if end in row else row for row in written(model, prompts, 20, eos_token_id=end)
     ]
     stop = (generator.tokenizer.id_to_token(end),)
-    answers = generator.generate(PROMPTS, Sampling(max_tokens=20, stop=stop))
+    answers = generator.generate(prompts, Sampling(max_tokens=20, stop=stop))
     assert [answer.ids for answer in answers] == expected
     assert [answer.finish for answer in answers] == ["stop" if end in row else "length" for row in expected]
     assert (answers[0].finish, answers[1].finish) == ("stop", "length")
-    shorter = generator.generate(PROMPTS[:1], Sampling(max_tokens=len(expected[0]) - 1))[0]
+    shorter = generator.generate(prompts[:1], Sampling(max_tokens=len(expected[0]) - 1))[0]
     assert shorter.finish == "length" and shorter.text == answers[0].text
 
 

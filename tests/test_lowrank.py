@@ -9,8 +9,9 @@ from stages.lowrank.calibrate import calibrate
 from stages.lowrank.decompose import Statistics, cholesky, decompose, output_error, shift
 from stages.lowrank.modeling import LowRankModel, assemble
 from stages.lowrank.ranks import Matrix, allocate
-from stages.models.anatomy import FAMILIES, Parts
+from stages.models.anatomy import Parts
 from stages.models.base import load
+from stages.models.families import FAMILIES
 from stages.settings import BadInput
 
 
@@ -191,7 +192,7 @@ def test_embedding_factors_reproduce_the_lookup():
 
 
 def test_an_unknown_family_says_how_to_add_a_row():
-    with pytest.raises(BadInput, match=r"`albert`.*FAMILIES.*anatomy.py"):
+    with pytest.raises(BadInput, match=r"`albert`.*FAMILIES.*families.py"):
         Parts(tiny("albert", embedding_size=16))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import reviews
+from conftest import reviews, settle
 from scipy.stats import binomtest
 from transformers import AutoTokenizer
 
@@ -227,6 +227,7 @@ def test_the_command_gives_the_same_bytes(tmp_path: Path, tiny_model: Path) -> N
 def run_of(folder: Path) -> list[Any]:
     import mlflow
 
+    settle(folder)
     client = mlflow.MlflowClient(f"sqlite:///{folder}/runs.db")
     (experiment,) = (e for e in client.search_experiments() if e.name == "makd")
     return [r for r in client.search_runs([experiment.experiment_id]) if "@" in (r.info.run_name or "")]
@@ -333,10 +334,10 @@ def test_which_files_of_a_folder_are_read(
 def test_an_unknown_word_is_the_tokenizers(tmp_path: Path, tiny_model: Path, tiny_roberta: Path) -> None:
     for model in (tiny_model, tiny_roberta):
         tokenizer = AutoTokenizer.from_pretrained(model)
-        ids, starts = tokens.tokenize(["the <unk> film"], tokenizer)
+        ids, starts = tokens.tokenize(["the <unk> film"], tokenizer, tokenizer.sep_token_id)
         assert (ids == tokenizer.unk_token_id).sum() == 1 and starts[ids == tokenizer.unk_token_id].all()
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    ids, _ = tokens.tokenize(["the <unk> film"], tokenizer)
+    ids, _ = tokens.tokenize(["the <unk> film"], tokenizer, tokenizer.sep_token_id)
     assert ids.tolist() == tokenizer("the [UNK] film")["input_ids"][1:]
 
 
@@ -389,11 +390,11 @@ def test_a_data_set_that_is_not_there(tmp_path: Path, tiny_model: Path, monkeypa
         ({}, {"source": "none.txt"}, "data.corpora.mine.source {}/none.txt does not exist; give a file"),
         ({}, {"source": "a/b/c"}, "data.corpora.mine.source {}/a/b/c does not exist; give a file"),
         (
-            {"a.csv": "x"},
-            {"source": "a.csv"},
-            "source {}/a.csv is no text that can be read; give a file that ends in ",
+            {"a.xml": "x"},
+            {"source": "a.xml"},
+            "source {}/a.xml is no text that can be read; give a file that ends in ",
         ),
-        ({"a.csv": "x"}, {"source": "."}, "is no text that can be read; give a file that ends in .txt, .tokens"),
+        ({"a.xml": "x"}, {"source": "."}, "is no text that can be read; give a file that ends in .txt, .tokens"),
         ({"dev.txt": "x", "test.txt": "x"}, {"source": "."}, "has text for validation and test only"),
         ({"a.txt": "x"}, {"source": "a.txt", "validation": "v.txt"}, "mine.validation {}/v.txt does not exist; give"),
         ({"a.txt": " \n\n"}, {"source": "a.txt"}, "corpus mine: its train text of 0 tokens fills no block of 16"),

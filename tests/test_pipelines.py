@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from conftest import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,13 +58,6 @@ def answers(address: str) -> bool:
         return urllib.request.urlopen(address, timeout=2).status == 200
     except OSError:
         return False
-
-
-def wait_for(happened, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.3)
 
 
 def ended(pid: int) -> bool:

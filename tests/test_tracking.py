@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import settle, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,18 +54,6 @@ def runs(uri: str) -> list:
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("makd")
     return client.search_runs([experiment.experiment_id]) if experiment else []
-
-
-def wait_for(happened, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
-
-
-def settle(folder: Path) -> None:
-    """Until everything is sent; on a busy machine that may go on after the stage."""
-    wait_for(lambda: not list((folder / ".makd" / "journal").glob("*.jsonl")), 90)
 
 
 def send(folder: Path, uri: str) -> str:

@@ -75,7 +75,8 @@ def rows(
     name: str, task: "Task", found: list[Model], sources: Sources, settings: Compare, resamples: int, seed: int
 ) -> list[dict[str, Any]]:
     """One row per model: score and interval (points), retention (%), p against the best student, sizes (counts,
-    bytes), p50 latency (milliseconds), speed-up over the teacher, training time (seconds), NaN where not known.
+    bytes), p50 latency (milliseconds), speed-up over the teacher, training time (seconds), NaN where not known; of a
+    language model also perplexity, where the task has it.
 
     The interval is that of evaluate for one seed; for several, seeds are drawn together with examples.
 
@@ -95,6 +96,8 @@ def rows(
         low, high = model.scored[0]["interval"] if len(own) == 1 else interval(own, seed)
         row = {"task": name, "model": model.name, "seeds": len(own), "score": means[model.name]}
         row |= {"low": low, "high": high, "retention": _retention(means, model.name)}
+        if "perplexity" in task.metrics:
+            row["perplexity"] = _mean(scored["metrics"]["perplexity"] for scored in model.scored)
         row["p"] = float("nan") if model.name == best else p_value(own, values[best])
         row |= {size: model.scored[0].get(size) for size in SIZES}
         row |= speeds[model.name] | {"seconds": _mean(model.seconds)}

@@ -1,5 +1,6 @@
 """The comparison for people: a table per task, and under it what to take from it."""
 
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 from stages.comparison.collect import cell_of
@@ -32,6 +33,7 @@ def _line(row: dict[str, Any], seeds: bool) -> dict[str, str]:
         **({"seeds": str(row["seeds"])} if seeds else {}),
         "score": f"{row['score']:.2f}",
         "95 % interval": f"{row['low']:.2f} to {row['high']:.2f}",
+        **({"perplexity": f"{row['perplexity']:.2f}"} if row.get("perplexity", nan) >= 1 else {}),
         "p (vs best)": _p(row["p"]),
         "retention": _number(row["retention"], "{:.1f} %"),
         "Pareto": "yes" if row["pareto"] else "",

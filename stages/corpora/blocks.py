@@ -1,12 +1,13 @@
-"""Tokens in, blocks of one length on disk: how `pack` writes a corpus, and how later stages read it.
+"""Tokens in, blocks of one length on disk: how text is packed, and how later stages read it.
 
-A block is the tokenizer's first special token, a stretch of the text, and its separator. The text is all documents in a
-row, a separator behind each; what fills no block at the end is dropped, and so is a block of unknown tokens alone.
+The text is all documents in a row, an end token behind each; documents run on from block to block. What fills no block
+at the end is dropped, and so is a block of special tokens alone. For an encoder a block is framed by the tokenizer's
+first token and its separator; for a causal model it is the text alone.
 """
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,31 +38,32 @@ def read_blocks(data: Path, split: str) -> "Dataset":
 
 
 class Writer:
-    """A split on its way to disk: it cuts, masks and counts what it is given, and names the content.
+    """A split on its way to disk: it cuts and counts what it is given, and names the content.
 
     Args:
         place: folder that `save` makes; what comes is kept beside it until then.
+        end: the token behind each document.
         most: blocks to write at most; None for all.
-        masking: masks the blocks once for good; None leaves them whole.
     """
 
+    kinds: ClassVar[dict[str, str]]
+    """Type of each column that is as long as a block."""
+    numbers: tuple[str, ...] = ()
+    """Columns of one number for each block."""
+    frame: tuple[int, ...] = ()
+    """Ids around a block's text: none, or the first and the last."""
+
     def __init__(
-        self,
-        place: Path,
-        tokenizer: "PreTrainedTokenizerBase",
-        length: int,
-        *,
-        most: int | None = None,
-        masking: Masking | None = None,
+        self, place: Path, tokenizer: "PreTrainedTokenizerBase", length: int, *, end: int, most: int | None = None
     ) -> None:
         from datasets import Features, List, Value
         from datasets.arrow_writer import ArrowWriter
 
-        kinds = {"input_ids": "int32", "starts": "bool"} | ({"labels": "int32"} if masking else {})
-        features = Features({name: List(Value(kind), length=length) for name, kind in kinds.items()})
-        self.place, self.tokenizer, self.length, self.most, self.masking = place, tokenizer, length, most, masking
-        self.seen = self.blocks = self.masked = 0
-        """Tokens that came in, blocks that went out, tokens masked in these."""
+        lists = {name: List(Value(kind), length=length) for name, kind in self.kinds.items()}
+        features = Features(lists | dict.fromkeys(self.numbers, Value("int32")))
+        self.place, self.tokenizer, self.length, self.end, self.most = place, tokenizer, length, end, most
+        self.seen = self.blocks = 0
+        """Tokens that came in, blocks that went out."""
         self.counts = np.zeros(len(tokenizer), np.int64)
         """How often each id is in the text of the blocks."""
         self._cut_short = False
@@ -85,7 +87,7 @@ class Writer:
         """Takes the text's next tokens (tokens,) and writes the blocks that they fill."""
         self.seen += len(ids)
         ids, starts = np.concatenate([self._ids, ids]), np.concatenate([self._starts, starts])
-        inner = self.length - 2
+        inner = self.length - len(self.frame)
         end = len(ids) // inner * inner
         self._ids, self._starts = ids[end:], starts[end:]
         rows, row_starts = ids[:end].reshape(-1, inner), starts[:end].reshape(-1, inner)
@@ -95,23 +97,20 @@ class Writer:
             self._write(rows[some], row_starts[some])
 
     def _write(self, ids: np.ndarray, starts: np.ndarray) -> None:
-        """Both (blocks, length - 2)."""
-        first, last = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        """Both (blocks, tokens of text)."""
         self.counts += np.bincount(ids.ravel(), minlength=len(self.counts))
-        self._cut_short = bool(ids[-1, -1] != last)
+        self._cut_short = bool(ids[-1, -1] != self.end)
         self._content.update(ids.astype("<i4").tobytes())
-        framed = np.pad(ids, ((0, 0), (1, 1)), constant_values=((0, 0), (first, last)))
-        columns = {"input_ids": framed, "starts": np.pad(starts, ((0, 0), (1, 1)), constant_values=True)}
-        if self.masking:
-            columns |= self._guesses(columns["input_ids"], columns["starts"], self.masking)
-        self._arrow.write_batch({name: _lists(values) for name, values in columns.items()})
+        self._arrow.write_batch({name: _column(values) for name, values in self.columns(ids, starts).items()})
         self.blocks += len(ids)
 
-    def _guesses(self, ids: np.ndarray, starts: np.ndarray, masking: Masking) -> dict[str, np.ndarray]:
-        index = torch.arange(self.blocks, self.blocks + len(ids))
-        inputs, labels = mask(torch.from_numpy(ids).long(), torch.from_numpy(starts), index, 0, masking)
-        self.masked += int((labels >= 0).sum())
-        return {"input_ids": inputs.int().numpy(), "labels": labels.int().numpy()}
+    def columns(self, ids: np.ndarray, starts: np.ndarray) -> dict[str, np.ndarray]:
+        """What is written of the next blocks: (blocks, length), or (blocks,).
+
+        Args:
+            ids, starts: (blocks, tokens of text)
+        """
+        raise NotImplementedError
 
     def save(self) -> None:
         """Closes the split; `read_blocks` reads it then."""
@@ -128,16 +127,59 @@ class Writer:
         unknown = self.tokenizer.unk_token_id
         share = 0.0 if unknown is None else float(self.counts[unknown] / self.counts.sum())
         return {
-            "documents": int(self.counts[self.tokenizer.sep_token_id]) + self._cut_short,
+            "documents": int(self.counts[self.end]) + self._cut_short,
             "blocks": self.blocks,
             "tokens": self.blocks * self.length,
             "unknown": round(share, 6),
-            **({"masked": self.masked} if self.masking else {}),
         }
 
 
-def _lists(values: np.ndarray) -> Any:
-    """Rows (rows, length) as an Arrow column of lists of that length."""
+class MaskedBlocks(Writer):
+    """Blocks for an encoder, framed; with `masking` masked once for good, which gives them labels."""
+
+    def __init__(
+        self,
+        place: Path,
+        tokenizer: "PreTrainedTokenizerBase",
+        length: int,
+        *,
+        most: int | None = None,
+        masking: Masking | None = None,
+    ) -> None:
+        self.masking, self.masked = masking, 0
+        self.kinds = {"input_ids": "int32", "starts": "bool"} | ({"labels": "int32"} if masking else {})
+        self.frame = tokenizer.cls_token_id, tokenizer.sep_token_id
+        super().__init__(place, tokenizer, length, end=tokenizer.sep_token_id, most=most)
+
+    def columns(self, ids: np.ndarray, starts: np.ndarray) -> dict[str, np.ndarray]:
+        framed = np.pad(ids, ((0, 0), (1, 1)), constant_values=((0, 0), self.frame))
+        columns = {"input_ids": framed, "starts": np.pad(starts, ((0, 0), (1, 1)), constant_values=True)}
+        return columns | (self._guesses(**columns, masking=self.masking) if self.masking else {})
+
+    def _guesses(self, input_ids: np.ndarray, starts: np.ndarray, masking: Masking) -> dict[str, np.ndarray]:
+        index = torch.arange(self.blocks, self.blocks + len(input_ids))
+        inputs, labels = mask(torch.from_numpy(input_ids).long(), torch.from_numpy(starts), index, 0, masking)
+        self.masked += int((labels >= 0).sum())
+        return {"input_ids": inputs.int().numpy(), "labels": labels.int().numpy()}
+
+    def statistics(self) -> dict[str, Any]:
+        return super().statistics() | ({"masked": self.masked} if self.masking else {})
+
+
+class CausalBlocks(Writer):
+    """Blocks for a causal model: every token is a label, asked for where the one before it stands in the same block."""
+
+    kinds: ClassVar[dict[str, str]] = {"input_ids": "int32", "labels": "int32"}
+
+    numbers = ("length",)
+
+    def columns(self, ids: np.ndarray, starts: np.ndarray) -> dict[str, np.ndarray]:
+        return {"input_ids": ids, "labels": ids, "length": np.full(len(ids), self.length, np.int32)}
+
+
+def _column(values: np.ndarray) -> Any:
+    """Rows (rows, length) as an Arrow column of lists of that length; numbers (rows,) as one of numbers."""
     import pyarrow
 
-    return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.ravel()), values.shape[1])
+    flat = pyarrow.array(values.ravel())
+    return flat if values.ndim == 1 else pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1])

@@ -11,11 +11,11 @@ class Corpus(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     source: str
-    """A file (.txt, .tokens, .jsonl, .parquet), a folder of such files, a hub id (`owner/name`, or with its
+    """A file (.txt, .tokens, .jsonl, .parquet, .csv), a folder of such files, a hub id (`owner/name`, or with its
     configuration `owner/name:config`), or `bundled`. In a folder, files named `valid`, `validation` or `dev` are the
     validation text, those named `test` are left out."""
     text: str = "text"
-    """The column of the text in JSONL, Parquet and on the hub, one document a row."""
+    """The column of the text in JSONL, Parquet, CSV and on the hub, one document a row."""
     documents: Literal["lines", "blank_lines", "articles"] = "lines"
     """Where a document ends in .txt and .tokens: with its line, at a blank line, or where the next article begins, at a
     heading of WikiText's first level (` = Title = ` between blank lines)."""

@@ -1,6 +1,6 @@
 """A corpus in, its documents out one by one: no more of it is in memory than the document at hand.
 
-corpus.txt | .tokens | .jsonl | .parquet                one file
+corpus.txt | .tokens | .jsonl | .parquet | .csv         one file
 <folder>/wiki.train.tokens, wiki.valid.tokens           the split is a word of the name
 <folder>/part-0.parquet, part-1.parquet, ...            no such words: all of it is train
 owner/name, owner/name:config                           the hub, streamed
@@ -16,8 +16,9 @@ from typing import Any
 from stages.corpora.corpus import Corpus
 from stages.settings import BadInput
 from stages.tasks import bundled
+from stages.tasks.files import read
 
-FORMATS = (".txt", ".tokens", ".jsonl", ".parquet")
+FORMATS = (".txt", ".tokens", ".jsonl", ".parquet", ".csv")
 WORDS = {"train": {"train"}, "validation": {"valid", "validation", "dev"}, "test": {"test"}}
 HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 HEADING = re.compile(r" = [^=].* = ")
@@ -25,31 +26,34 @@ Row = tuple[str, dict[str, Any]]
 """Where a row stands, to begin an error message with, and its columns."""
 
 
-def documents(corpus: Corpus, name: str) -> dict[str, Iterator[str]]:
+def documents(corpus: Corpus, row: str, source: str = "") -> dict[str, Iterator[str]]:
     """The texts of `train` and, where the corpus has them apart, of `validation`; read as they are asked for.
+
+    Args:
+        row: the setting that describes the corpus, such as `data.corpora.wiki`; what an error says to change.
+        source: the setting that says where it stands, if not `<row>.source`.
 
     Raises:
         BadInput: no such file, folder or data set, or nothing in it to train on; while reading, text that is not UTF-8,
             a broken row, or one without the column.
     """
-    parts = _source(corpus, name)
+    parts = _source(corpus, row, source or f"{row}.source")
     if corpus.validation:
-        files = _files(corpus.validation, f"data.corpora.{name}.validation")
-        parts["validation"] = _texts(files, corpus, name)
+        files = _files(corpus.validation, f"{row}.validation")
+        parts["validation"] = _texts(files, corpus, row)
     return parts
 
 
-def _source(corpus: Corpus, name: str) -> dict[str, Iterator[str]]:
-    setting = f"data.corpora.{name}.source"
+def _source(corpus: Corpus, row: str, setting: str) -> dict[str, Iterator[str]]:
     if corpus.source == "bundled":
         return {split: iter(table.columns["sentence"]) for split, table in bundled.tables().items()}
     place = Path(corpus.source).expanduser()
     if not place.exists() and place.suffix not in FORMATS and HUB.fullmatch(corpus.source):
-        return _hub(corpus, name, setting)
+        return _hub(corpus, row, setting)
     splits = _splits(_files(corpus.source, setting))
     if "train" not in splits:
         raise BadInput(f"{setting} {place} has text for validation and test only; add a file to train on")
-    return {split: _texts(files, corpus, name) for split, files in splits.items()}
+    return {split: _texts(files, corpus, row) for split, files in splits.items()}
 
 
 def _files(named: str, setting: str) -> list[Path]:
@@ -75,13 +79,12 @@ def _splits(files: list[Path]) -> dict[str, list[Path]]:
     return {split: found[split] for split in ("train", "validation") if found.get(split)}
 
 
-def _texts(files: list[Path], corpus: Corpus, name: str) -> Iterator[str]:
+def _texts(files: list[Path], corpus: Corpus, row: str) -> Iterator[str]:
     for path in files:
         if path.suffix in (".txt", ".tokens"):
             yield from DOCUMENTS[corpus.documents](text for _, text in _lines(path))
         else:
-            rows = _parquet(path, corpus.text) if path.suffix == ".parquet" else _jsonl(path)
-            yield from _column(rows, corpus.text, name)
+            yield from _column(ROWS[path.suffix](path, corpus.text), corpus.text, row)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -130,7 +133,7 @@ DOCUMENTS: dict[str, Callable[[Iterable[str]], Iterator[str]]] = {
 }
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
+def _jsonl(path: Path, column: str) -> Iterator[Row]:
     for number, line in _lines(path):
         if line.strip():
             try:
@@ -158,7 +161,16 @@ def _parquet(path: Path, column: str) -> Iterator[Row]:
         raise BadInput(f"{path} cannot be read as Parquet ({error}); write it again") from None
 
 
-def _hub(corpus: Corpus, name: str, setting: str) -> dict[str, Iterator[str]]:
+def _csv(path: Path, column: str) -> Iterator[Row]:
+    table = read(path)
+    for number, cells in enumerate(zip(*table.columns.values(), strict=True)):
+        yield table.where(number), dict(zip(table.columns, cells, strict=True))
+
+
+ROWS: dict[str, Callable[[Path, str], Iterator[Row]]] = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv}
+
+
+def _hub(corpus: Corpus, row: str, setting: str) -> dict[str, Iterator[str]]:
     from datasets import get_dataset_split_names, load_dataset
 
     owner, _, config = corpus.source.partition(":")
@@ -174,18 +186,18 @@ def _hub(corpus: Corpus, name: str, setting: str) -> dict[str, Iterator[str]]:
             f"{setting} {corpus.source} is no file or folder here and cannot be loaded from the hub ({reason}); "
             "give a file, a folder or a hub id"
         ) from error
-    return {split: _column(_numbered(split, rows), corpus.text, name) for split, rows in splits.items()}
+    return {split: _column(_numbered(split, rows), corpus.text, row) for split, rows in splits.items()}
 
 
 def _numbered(split: str, rows: Iterable[dict[str, Any]]) -> Iterator[Row]:
     return ((f"{split}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
-def _column(rows: Iterable[Row], column: str, name: str) -> Iterator[str]:
+def _column(rows: Iterable[Row], column: str, setting: str) -> Iterator[str]:
     for where, row in rows:
         if column not in row:
             found = ", ".join(row) or "nothing"
-            raise BadInput(f"{where}: no column `{column}`, but {found}; set data.corpora.{name}.text")
+            raise BadInput(f"{where}: no column `{column}`, but {found}; set {setting}.text")
         if not isinstance(row[column], str):
             raise BadInput(f"{where}: {column} is {row[column]!r:.50} where a text is wanted; correct that row")
         if row[column].strip():

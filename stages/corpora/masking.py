@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from stages.settings import Pack
+from stages.tasks import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100
-"""The label of a token that is not to be guessed; what torch's cross_entropy leaves out."""
 _STEP, _FIRST, _SECOND = (x - 2**64 for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 

@@ -28,19 +28,19 @@ def batched(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def tokenize(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> tuple[np.ndarray, np.ndarray]:
-    """Ids (int32) of all texts in a row, a separator behind each, and where a word begins (bool): both (tokens,).
+def tokenize(texts: list[str], tokenizer: "PreTrainedTokenizerBase", end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids (int32) of all texts in a row, the token `end` behind each, and where a word begins (bool): both (tokens,).
 
     A special token is a word of its own; `<unk>` in a text is the tokenizer's unknown token.
 
     Args:
         tokenizer: neither pads nor truncates; its own threads share the work.
     """
-    if tokenizer.unk_token:
+    if tokenizer.unk_token_id not in (None, end):  # GPT-2 has one token for both
         texts = [text.replace(UNKNOWN, tokenizer.unk_token) for text in texts]
     ids, starts = [np.zeros(0, np.int32)], [np.zeros(0, bool)]
     for text in tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False):
         if text.ids:
-            ids.append(np.array([*text.ids, tokenizer.sep_token_id], np.int32))
+            ids.append(np.array([*text.ids, end], np.int32))
             starts.append(np.diff(text.word_ids, prepend=-1, append=-1) != 0)
     return np.concatenate(ids), np.concatenate(starts)

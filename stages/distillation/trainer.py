@@ -1,18 +1,22 @@
 """Transformers' Trainer with the loss exchanged for the weighted sum of the objectives."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset, Value
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stages.distillation.capture import Batch, Capture, wanted
+from stages.distillation.capture import Batch, Capture, Captured, wanted
 from stages.distillation.objectives.base import at
+from stages.distillation.offline import Beside, Said, keep
 from stages.distillation.schedule import turn
 from stages.models.anatomy import Parts
 from stages.settings import BadInput, Distill
+from stages.tasks.batches import batches
 from stages.training import OrderedTrainer
 
 
@@ -65,9 +69,14 @@ class DistillationTrainer(OrderedTrainer):
         teacher: PreTrainedModel,
         distill: Distill,
         beside: dict[str, nn.Module] | None = None,
+        offline: Path | None = None,
         **kwargs: Any,
     ) -> None:
-        """`beside`: further modules to be kept with the student; under an objective's name, what that one learns."""
+        """
+        Args:
+            beside: further modules to be kept with the student; under an objective's name, what that one learns.
+            offline: file for what the teacher says of the training split; needed where the settings have `offline`.
+        """
         self.settings, self.objectives = distill, distill.objectives.active()
         parts, theirs = Parts(model), Parts(teacher)
         self.shapes = parts.shape, theirs.shape
@@ -77,7 +86,7 @@ class DistillationTrainer(OrderedTrainer):
             for m, side in ((model, "student"), (teacher, "teacher"))
         )
         train = kwargs["train_dataset"]
-        labels = list(train["labels"]) if "labels" in train.column_names else []
+        labels = list(train["labels"]) if isinstance(train.features.get("labels"), Value) else []  # classes or values
         learned = {name: self._ask(name, "learned", labels) for name in self.objectives} | (beside or {})
         self.columns = [*inspect.signature(model.forward).parameters, "index"]
         kwargs["train_dataset"] = train.add_column("index", range(len(train)))
@@ -86,6 +95,11 @@ class DistillationTrainer(OrderedTrainer):
         student = Student(model, {name: module for name, module in learned.items() if module is not None})
         super().__init__(student, *args, **kwargs)
         self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
+        self.said: Beside | None = None
+        if distill.offline and any(term.compares for term in self.objectives.values()):
+            counts, classes = self._rows(train)
+            kept = keep(distill.offline, offline, counts=counts, classes=classes, said=self._ask_teacher(train))
+            self.data_collator = self.said = Beside(self.data_collator, kept)
 
     def _ask(self, name: str, what: str, *arguments: Any) -> Any:
         """What an objective says of these models; that it cannot compare them is the user's to know."""
@@ -112,10 +126,13 @@ class DistillationTrainer(OrderedTrainer):
         """
         now = turn(self.settings, progress, self.state.global_step, self.shapes[0].depth)
         terms = now.terms(self.objectives, self.pairs)
+        said = self.said and self.said.taken(inputs)
         inputs, known = self._read(inputs)
         batch = Batch(mask=inputs["attention_mask"].float(), layers=now.layers, progress=progress, **known)
         teacher = None
-        if any(term.compares for term in terms.values()):
+        if said is not None:
+            teacher = Captured(self.of_teacher.parts, said, {})
+        elif any(term.compares for term in terms.values()):
             with torch.inference_mode():
                 teacher = self.of_teacher(self.teacher, inputs, wanted(terms, self.pairs, "teacher", batch))
         student = self.of_student(model, inputs, wanted(terms, self.pairs, "student", batch))
@@ -128,6 +145,17 @@ class DistillationTrainer(OrderedTrainer):
         """What the models read of a batch, and what the objectives know of it: fields of Batch."""
         known = {name: inputs.pop(name) for name in ("labels", "index")}
         return inputs, known
+
+    def _rows(self, train: Dataset) -> tuple[Sequence[int], int]:
+        """How many rows of logits each example has, and of how many classes."""
+        return [1] * len(train), self.teacher.config.num_labels
+
+    def _ask_teacher(self, train: Dataset) -> Said:
+        """The teacher's logits of all examples, those of similar lengths together."""
+        for index, batch in batches(train, self.processing_class, self.args.train_batch_size, "offline teacher"):
+            inputs, _ = self._read(self._prepare_inputs(batch | {"index": torch.tensor(index)}))
+            with torch.inference_mode():
+                yield index, self.of_teacher(self.teacher, inputs, ()).logits
 
     def _add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():

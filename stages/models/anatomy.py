@@ -1,190 +1,16 @@
-"""Where each family keeps its parts: the one place that knows module names.
-
-To add a family: a row in `FAMILIES` under its `config.model_type`, paths as `print(model)` shows them.
-"""
+"""The parts of a model, found by its family's row in families.py."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from stages.models.families import FAMILIES
 from stages.settings import BadInput
 
 if TYPE_CHECKING:
     from torch import nn
 
     from stages.models.columns import Columns
-
-Group = Literal["residual", "embedding", "head", "qk", "vo", "ffn"]
-"""Dimensions that can only be cut together: the residual stream's; the embedding's, where that has a width of its own
-as in ELECTRA (elsewhere it is the residual stream); the inner ones of the task's head; and in a layer those that
-queries and keys share, those that values and the output matrix share, and the neurons of the feed-forward."""
-Groups = tuple[Group | None, ...]
-"""The group of each side of a weight; None: a side that is never cut (words, labels). A bias has the first one only."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Anatomy:
-    """Paths of one family's parts; those in a layer start at the layer."""
-
-    layers: str
-    """The list of Transformer layers, from the backbone (`model.base_model`) on."""
-    words: str
-    """The word embedding, from the backbone on."""
-    q: str
-    k: str
-    v: str
-    out: str
-    """Attention's output matrix."""
-    up: str
-    down: str
-    gate: str | None = None
-    """Of gated feed-forwards, down(act(gate x) · up x): the matrix before the activation."""
-    attention: str | None = None
-    """Of decoders: the module that knows scale and sliding window of a layer's attention, and the norms of queries and
-    keys where there are some. None: an encoder, whose tokens look both ways."""
-    rotary: str | None = None
-    """The module that gives the angles by which queries and keys are turned, from the backbone on."""
-    scores: Literal["dot", "maps"] = "dot"
-    """`dot`: scores are QKᵀ/√d, so they can be had beside fused attention. `maps`: they hold more than that (relative
-    positions), so the model's own attention maps are asked for."""
-    norms: tuple[str, ...] = ()
-    """The layer norms of a layer, all over the residual stream. Only a family that can be narrowed needs this and the
-    next two."""
-    outside: dict[str, Groups] = field(default_factory=dict)
-    """What lies outside the layers, in all of the family's model classes: path from the backbone on, or from the whole
-    model on -> the groups of its weight."""
-    neurons: str = "intermediate_size"
-    """The config's name for the number of neurons in a feed-forward."""
-
-    @property
-    def causal(self) -> bool:
-        """Tokens look back only."""
-        return self.attention is not None
-
-    @property
-    def matrices(self) -> dict[str, str]:
-        """Name -> path of the matrices of a layer: six, or seven where the feed-forward is gated."""
-        names = ("q", "k", "v", "out", "gate", "up", "down")
-        return {name: path for name in names if (path := getattr(self, name)) is not None}
-
-    @property
-    def inside(self) -> dict[str, Groups]:
-        """Path in a layer -> the groups of its weight, for all that a layer holds."""
-        groups: dict[str, Groups] = {
-            "q": ("qk", "residual"),
-            "k": ("qk", "residual"),
-            "v": ("vo", "residual"),
-            "out": ("residual", "vo"),
-            "up": ("ffn", "residual"),
-            "down": ("residual", "ffn"),
-        }
-        return {path: groups[name] for name, path in self.matrices.items()} | dict.fromkeys(self.norms, ("residual",))
-
-
-_EMBEDDINGS: dict[str, Groups] = {
-    "embeddings.word_embeddings": (None, "embedding"),
-    "embeddings.position_embeddings": (None, "embedding"),
-    "embeddings.token_type_embeddings": (None, "embedding"),
-    "embeddings.LayerNorm": ("embedding",),
-    "embeddings_project": ("residual", "embedding"),  # ELECTRA
-}
-_CLASSIFIERS: dict[str, Groups] = {
-    "pooler.dense": ("head", "residual"),  # BERT
-    "pre_classifier": ("head", "residual"),  # DistilBERT
-    "classifier": (None, "head"),  # both
-    "classifier.dense": ("head", "residual"),  # RoBERTa, ELECTRA
-    "classifier.out_proj": (None, "head"),
-}
-_MASKED_LM: dict[str, Groups] = {
-    "cls.predictions": (None,),  # BERT; the decoders are the word embedding, so what feeds them is the residual stream
-    "cls.predictions.transform.dense": ("residual", "residual"),
-    "cls.predictions.transform.LayerNorm": ("residual",),
-    "cls.predictions.decoder": (None, "residual"),
-    "lm_head": (None,),  # RoBERTa
-    "lm_head.dense": ("residual", "residual"),
-    "lm_head.layer_norm": ("residual",),
-    "lm_head.decoder": (None, "residual"),
-    "generator_predictions.dense": ("embedding", "residual"),  # ELECTRA
-    "generator_predictions.LayerNorm": ("embedding",),
-    "generator_lm_head": (None, "embedding"),
-    "vocab_transform": ("residual", "residual"),  # DistilBERT
-    "vocab_layer_norm": ("residual",),
-    "vocab_projector": (None, "residual"),
-}
-_BERT = Anatomy(
-    layers="encoder.layer",
-    words="embeddings.word_embeddings",
-    q="attention.self.query",
-    k="attention.self.key",
-    v="attention.self.value",
-    out="attention.output.dense",
-    up="intermediate.dense",
-    down="output.dense",
-    norms=("attention.output.LayerNorm", "output.LayerNorm"),
-    outside=_EMBEDDINGS | _CLASSIFIERS | _MASKED_LM,
-)
-_DEBERTA = Anatomy(
-    layers="encoder.layer",
-    words="embeddings.word_embeddings",
-    q="attention.self.query_proj",
-    k="attention.self.key_proj",
-    v="attention.self.value_proj",
-    out="attention.output.dense",
-    up="intermediate.dense",
-    down="output.dense",
-    scores="maps",
-)
-_DISTILBERT = Anatomy(
-    layers="transformer.layer",
-    words="embeddings.word_embeddings",
-    q="attention.q_lin",
-    k="attention.k_lin",
-    v="attention.v_lin",
-    out="attention.out_lin",
-    up="ffn.lin1",
-    down="ffn.lin2",
-    norms=("sa_layer_norm", "output_layer_norm"),
-    outside=_EMBEDDINGS | _CLASSIFIERS | _MASKED_LM,
-    neurons="hidden_dim",
-)
-_GPT2 = Anatomy(
-    layers="h",
-    words="wte",
-    q="attn.c_attn.q",  # in a dense model thirds of c_attn, see columns.py
-    k="attn.c_attn.k",
-    v="attn.c_attn.v",
-    out="attn.c_proj",
-    up="mlp.c_fc",
-    down="mlp.c_proj",
-    attention="attn",
-)
-_LLAMA = Anatomy(
-    layers="layers",
-    words="embed_tokens",
-    q="self_attn.q_proj",
-    k="self_attn.k_proj",
-    v="self_attn.v_proj",
-    out="self_attn.o_proj",
-    gate="mlp.gate_proj",
-    up="mlp.up_proj",
-    down="mlp.down_proj",
-    attention="self_attn",
-    rotary="rotary_emb",
-)
-
-FAMILIES: dict[str, Anatomy] = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "electra": _BERT,
-    "distilbert": _DISTILBERT,
-    "deberta-v2": _DEBERTA,
-    "gpt2": _GPT2,
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +46,7 @@ class Parts:
         family = dense.config.model_type
         if family not in FAMILIES:
             raise BadInput(
-                f"base.model is of the family `{family}`, which has no row in FAMILIES of stages/models/anatomy.py; "
+                f"base.model is of the family `{family}`, which has no row in FAMILIES of stages/models/families.py; "
                 f"known are {', '.join(FAMILIES)}; add a row with the paths of its q, k, v, out, up, down"
             )
         self.anatomy = FAMILIES[family]

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,22 +56,76 @@ def longest(base: Base, tokenizer: "PreTrainedTokenizerBase") -> int:
     return min(positions, tokenizer.model_max_length)
 
 
-def load_classifier(base: Base, task: Task, *, setting: str = "base.model") -> "PreTrainedModel":
-    """The base model with a fresh head for the task: its labels named, regression where it is one."""
-    from transformers import AutoModelForSequenceClassification
+def load_base(base: Base, task: Task, *, complete: bool, setting: str = "base.model") -> "PreTrainedModel":
+    """The base model as a model of the task's kind, in float32 if it is to be trained.
+
+    Args:
+        complete: it is taken as it is, head and all; otherwise a classifier's head is a fresh one.
+
+    Raises:
+        BadInput: it cannot be loaded as that kind, or lacks weights.
+    """
+    if task.kind == "causal_lm":
+        return load_causal_lm(base, setting=setting, **({} if complete else {"dtype": "float32"}))
+    return load_classifier(base, task, setting=setting, complete=complete)
+
+
+def load_classifier(
+    base: Base, task: Task, *, setting: str = "base.model", complete: bool = False
+) -> "PreTrainedModel":
+    """The base model with a fresh head for the task: its labels named, regression where it is one.
+
+    Args:
+        complete: with the head that it has, which must be for these labels.
+
+    Raises:
+        BadInput: it cannot be loaded; or has no head of its own, or one for other labels.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     import stages.lowrank.modeling  # noqa: F401  (registers the low-rank model type)
 
     names = dict(enumerate(task.labels)) or {0: "value"}
-    return from_hub(
+    if complete:
+        _check_labels(base, task, from_hub(AutoConfig.from_pretrained, base, setting=setting).id2label, setting)
+    model, report = from_hub(
         AutoModelForSequenceClassification.from_pretrained,
         base,
         setting=setting,
+        output_loading_info=True,
         num_labels=task.outputs,
         id2label=names,
         label2id={name: i for i, name in names.items()},
         problem_type="regression" if task.kind == "regression" else "single_label_classification",
     )
+    if complete:
+        _check_complete(base, report, setting)
+    return model
+
+
+def load_causal_lm(base: Base, *, setting: str = "base.model", **options: Any) -> "PreTrainedModel":
+    """The base model as a causal language model.
+
+    Raises:
+        BadInput: it cannot be loaded as one, lacks weights, or sees the tokens that it is to guess.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    loader = AutoModelForCausalLM.from_pretrained
+    try:
+        model, report = from_hub(loader, base, setting=setting, output_loading_info=True, **options)
+    except ValueError as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{setting} {base.model} has no causal form; give a model such as GPT-2 or Llama") from error
+    _check_complete(base, report, setting)
+    ids = torch.tensor([[0, 1, 0], [0, 1, 1]])  # the last token differs
+    with torch.inference_mode():
+        one, other = model.eval()(input_ids=ids).logits[:, 1]
+    if not torch.allclose(one, other, rtol=1e-2, atol=1e-2):
+        raise BadInput(f"{setting} {base.model} is an encoder, which sees what comes next; give a GPT-2 or Llama")
+    return model
 
 
 def load(folder: Path, **options: Any) -> "PreTrainedModel":
@@ -105,6 +160,20 @@ def from_hub(load: Any, base: Base, *, setting: str = "base.model", **options: A
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise BadInput(f"{setting} {base.model} cannot be loaded; give a hub id or a folder ({reason})") from error
+
+
+def _check_complete(base: Base, report: dict[str, Any], setting: str) -> None:
+    if missing := sorted(report["missing_keys"]):
+        raise BadInput(f"{setting} {base.model} has no weights for {missing[0]}; give a checkpoint with all of them")
+
+
+def _check_labels(base: Base, task: Task, labels: dict[int, str], setting: str) -> None:
+    own, wanted = ([name.casefold() for name in names] for names in (labels.values(), task.labels))
+    if wanted and own != wanted and not all(re.fullmatch(r"label_\d+", name) for name in own):
+        raise BadInput(
+            f"{setting} {base.model} says {', '.join(own)}, in this order, and the task {', '.join(wanted)}; "
+            "give a model of the task's labels, or train one with finetune.epochs above 0"
+        )
 
 
 def _minilm() -> Path:

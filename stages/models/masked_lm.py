@@ -10,8 +10,8 @@ The decoder is tied to the word embeddings: a fresh head is only a dense layer, 
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from stages.models.anatomy import backbone
 from stages.models.base import from_hub
+from stages.models.heads import logits_at
 from stages.settings import BadInput, Base, Warmup
 
 if TYPE_CHECKING:
@@ -42,39 +42,6 @@ def load_masked_lm(base: Base, *, setting: str = "base.model") -> tuple["PreTrai
     if lacking := sorted(name for name in fresh if name.startswith(f"{model.base_model_prefix}.")):
         raise BadInput(f"{setting} {base.model} has no weights for {lacking[0]}; give a checkpoint with all layers")
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), fresh
-
-
-class MaskedHead:
-    """A hook that lets a masked language model's head answer at the places `where` (batch, tokens) alone.
-
-    The logits are then (places, vocabulary), row by row; with `where` None they are the model's own again.
-    """
-
-    def __init__(self, model: "PreTrainedModel") -> None:
-        self.where: Tensor | None = None
-        self.hook = backbone(model).register_forward_hook(self._keep)
-
-    def close(self) -> None:
-        self.hook.remove()
-
-    def _keep(self, module, arguments, output):
-        if self.where is not None:
-            output.last_hidden_state = output.last_hidden_state[self.where]
-        return output
-
-
-def logits_at(model: "PreTrainedModel", inputs: dict[str, "Tensor"], where: "Tensor") -> "Tensor":
-    """Logits (positions, vocabulary) at the positions that `where` (batch, tokens) marks, row by row.
-
-    The head works on these alone: on all tokens it would cost a small encoder more than its layers do.
-    """
-
-    head = MaskedHead(model)
-    head.where = where
-    try:
-        return model(**inputs).logits
-    finally:
-        head.close()
 
 
 def warm_up(

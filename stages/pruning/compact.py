@@ -8,7 +8,8 @@ norms over the survivors, attention scores at their old scale.
 import copy
 from typing import TYPE_CHECKING
 
-from stages.models.anatomy import Group, Parts
+from stages.models.anatomy import Parts
+from stages.models.families import Group
 from stages.settings import BadInput
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def axes(model: "PreTrainedModel") -> dict[str, tuple[Axis | None, ...]]:
         else:
             groups = parts.anatomy.outside.get(module.removeprefix(parts.backbone_at + "."))
         if groups is None:
-            raise BadInput(f"{type(model).__name__} cannot be narrowed: stages/models/anatomy.py does not name {name}")
+            raise BadInput(f"{type(model).__name__} cannot be narrowed: stages/models/families.py does not name {name}")
         found[name] = tuple(_axis(group, layer, own) for group in groups[: tensor.ndim])
     return found
 

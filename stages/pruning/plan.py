@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages.models.anatomy import Group, Parts
+from stages.models.anatomy import Parts
+from stages.models.families import Group
 from stages.models.layers import chosen
 from stages.pruning.compact import axes
 from stages.settings import BadInput, Factorize

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from stages.models.anatomy import Group
+from stages.models.families import Group
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,12 @@ heavy is imported here, so that every verb's `--help` answers at once.
 from stages.settings.agnostic import Pretrain, Prune, Target
 from stages.settings.block import BadInput, Block
 from stages.settings.data import Augment, Base, Data, Pack, Prepare, Warmup
-from stages.settings.models import Calibration, Distill, Factorize, Finetune, TaskTraining, Training
+from stages.settings.models import Calibration, Distill, Factorize, Finetune, Offline, TaskTraining, Training
 from stages.settings.params import Params
 from stages.settings.read import load
 from stages.settings.report import describe
 from stages.settings.results import (
+    Answers,
     Baseline,
     Benchmark,
     Compare,
@@ -26,6 +27,7 @@ from stages.settings.results import (
 )
 
 __all__ = [
+    "Answers",
     "Augment",
     "BadInput",
     "Base",
@@ -41,6 +43,7 @@ __all__ = [
     "Factorize",
     "Finetune",
     "Limit",
+    "Offline",
     "Pack",
     "Params",
     "Prepare",

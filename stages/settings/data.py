@@ -25,7 +25,7 @@ class Data(Block):
     """`bundled` (generated here), `hub` (nyu-mll/glue), or a folder: the official GLUE layout
     (`SST-2/train.tsv`), or `<task>/train.csv|jsonl|parquet` and `<task>/validation.*` with named columns."""
     custom: dict[str, Task] = {}
-    """Tasks of your own: name -> text columns, label column, labels, metrics; see `python -m stages.prepare --help`."""
+    """Tasks of your own: name -> kind, columns, labels, metrics; see `python -m stages.prepare --help`."""
     corpora: dict[str, Corpus] = {}
     """Text without labels, for `prune`: name -> where it stands; see `python -m stages.pack --help`."""
 
@@ -73,9 +73,10 @@ class Prepare(Block):
     """A task in; tokenized, frozen splits out."""
 
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
-    """Longest input in tokens; longer ones are truncated (pairs: the longer text first)."""
+    """Longest input in tokens; longer ones are truncated (pairs: the longer text first). Plain text of a causal_lm: the
+    length of a block. A conversation loses the beginning of what is given, never any of the last response."""
     train_examples: Count | None = None
-    """Use only this many training examples, drawn with the seed; null takes all."""
+    """Use only this many training examples, drawn with the seed (blocks of plain text: the first); null takes all."""
     validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
     """Share of train that is held out when the source has no validation split."""
     workers: Count = 1

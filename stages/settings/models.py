@@ -45,6 +45,9 @@ class TaskTraining(Training):
 class Finetune(TaskTraining):
     """A base model in; the task's teacher out."""
 
+    epochs: Annotated[float, Field(ge=0)] = 3
+    """Passes over the training split; 0 takes base.model as it is, which must then have all weights, its head's too."""
+
 
 class Calibration(Block):
     """Training text that the `whitened` and `fisher` decompositions take their statistics from."""
@@ -105,6 +108,16 @@ class Factorize(Block):
         return self
 
 
+class Offline(Block):
+    """What the teacher says of the training split, computed once and kept on disk; no epoch runs the teacher then."""
+
+    k: Count = 64
+    """Largest logits to keep of each example, or of a causal_lm of each token that is asked for. The others get what
+    mass is left in equal parts; with no more than k classes there are none, and nothing is lost."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Precision of what is kept: each logit's distance from the largest."""
+
+
 class Distill(TaskTraining):
     """Teacher and low-rank student in; the recovered student out (MaKD)."""
 
@@ -122,6 +135,9 @@ class Distill(TaskTraining):
     """Dropout in the student while it is distilled; 0 lets it match the teacher exactly."""
     augmented: bool = False
     """Also train on the sentences that `prepare.augment` made, as the teacher labels them; epochs pass over both."""
+    offline: Offline | None = None
+    """Write what the teacher says to disk before the training and read it there: for more than one epoch of objectives
+    that compare nothing else. null: the teacher runs in every step. Or:"""
     gradient_norms: bool = False
     """Also log each term's gradient norm (one more backward pass per term at each logged step)."""
 
@@ -131,4 +147,21 @@ class Distill(TaskTraining):
             raise ValueError(f"stage_shares must sum to 1, not {sum(self.stage_shares):g}")
         if not self.objectives.active():
             raise ValueError("objectives has no term with a weight above 0; give `kl` or `hard` one")
+        return self
+
+    @model_validator(mode="after")
+    def _offline_has_what_is_compared(self) -> Self:
+        if self.offline is None:
+            return self
+        if inner := self.objectives.inner():
+            raise ValueError(
+                f"offline keeps what the teacher says and not its inner states, which {', '.join(inner)} compare; set "
+                "those objectives to null, or offline"
+            )
+        for name, term in self.objectives.active().items():
+            if term.ordered > self.offline.k:
+                raise ValueError(
+                    f"offline.k {self.offline.k} keeps fewer classes than the {term.ordered} whose order "
+                    f"objectives.{name} compares; set it to {term.ordered} or more"
+                )
         return self

@@ -95,7 +95,13 @@ class Params(Block):
         for recipe in self._lineage(name):
             student = merge(student, recipe.factorize)
             training = None if recipe.distill is None else _retrained(training or self.distill.model_dump(), recipe)
-        return Factorize.model_validate(student), training and Distill.model_validate(training)
+        return Factorize.model_validate(student), training and self._trained(training, name)
+
+    def _trained(self, training: dict[str, Any], name: str) -> Distill:
+        """The `distill` block of a recipe; where its objectives look inside the teacher, that runs again."""
+        online = Distill.model_validate(training | {"offline": None})
+        named = any("offline" in (recipe.distill or {}) for recipe in self._lineage(name))
+        return online if online.objectives.inner() and not named else Distill.model_validate(training)
 
     def _lineage(self, name: str) -> list[Recipe]:
         """The recipe, after what it extends, the root first."""

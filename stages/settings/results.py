@@ -18,7 +18,8 @@ class Recipe(Block):
     factorize: dict[str, Any] = {}
     """Overrides of the `factorize` block."""
     distill: dict[str, Any] | None = {}
-    """Overrides of the `distill` block; null means no training."""
+    """Overrides of the `distill` block; null means no training. Where its objectives look inside the teacher, the main
+    chain's `offline` does not count."""
 
 
 class Baseline(Block):
@@ -38,6 +39,15 @@ class Race(Block):
     false: the comparison has no latency of theirs."""
 
 
+class Answers(Block):
+    """What a causal language model writes after a prompt, always its likeliest next token."""
+
+    examples: Annotated[int, Field(ge=0)] = 100
+    """Answer this many prompts of the validation split, the first; 0: none. Plain text has no prompts."""
+    new_tokens: Count = 128
+    """Longest answer in tokens."""
+
+
 class Evaluate(Block):
     """Teacher and student in; scores, retention, sizes out."""
 
@@ -45,6 +55,8 @@ class Evaluate(Block):
     """Examples per forward pass; changes the speed only."""
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     """Resamples of the validation split for the 95 % intervals."""
+    answers: Answers = Answers()
+    """Of a causal_lm with prompts: answers, scored by ROUGE-L and by the task's `match`."""
 
 
 class Export(Block):

@@ -1,7 +1,9 @@
 """Padded batches of a split, in order: for calibration and prediction, where no Trainer is needed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
+
+from stages.tasks import IGNORED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,14 +14,26 @@ if TYPE_CHECKING:
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "labels")
 
 
+def collator(split: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> "Callable[[list[dict]], dict[str, Tensor]]":
+    """Pads rows to the longest, (batch, tokens); labels that are token ids with IGNORED."""
+    from datasets import List
+    from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding
+
+    per_token = isinstance(split.features.get("labels"), List)
+    return (
+        DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED)
+        if per_token
+        else DataCollatorWithPadding(tokenizer)
+    )
+
+
 def batches(
     split: "Dataset", tokenizer: "PreTrainedTokenizerBase", size: int, title: str
 ) -> Iterator[tuple[list[int], dict[str, "Tensor"]]]:
     """Rows sorted by length, `size` at a time, padded to the longest: their indices and tensors (batch, tokens)."""
     from tqdm import tqdm
-    from transformers import DataCollatorWithPadding
 
-    collate = DataCollatorWithPadding(tokenizer)
+    collate = collator(split, tokenizer)
     order = sorted(range(len(split)), key=split["length"].__getitem__)
     columns = split.select_columns([name for name in INPUTS if name in split.column_names])
     for start in tqdm(range(0, len(order), size), desc=title, unit="batch"):

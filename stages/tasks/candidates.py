@@ -109,7 +109,7 @@ def _guesses(
     import torch
     from tqdm import tqdm
 
-    from stages.models.masked_lm import logits_at
+    from stages.models.heads import logits_at
 
     places = sorted(places, key=lambda place: len(tokens[place[0]]))
     entries = torch.tensor(vocabulary.ids, device=model.device)

@@ -24,30 +24,32 @@ def examples(table: Table, name: str, task: Task) -> "Dataset":
 
     if not table.lines:
         raise BadInput(f"{table.origin} has no rows; give it some, or change data.source")
-    texts = [_texts(table, name, column) for column in task.text]
+    texts = [texts_of(table, name, column) for column in task.text]
     _no_row_empty(table, task, texts)
     parse = _number if task.kind == "regression" else _class_id(task, name)
-    labels = _column(table, name, task.label, "label")
+    labels = column_of(table, name, task.label, "label")
     columns = dict(zip(("text", "text_pair"), texts, strict=False))
     columns["labels"] = [parse(label, table, row) for row, label in enumerate(labels)]
     kinds = {"labels": Value("float32" if task.kind == "regression" else "int64")}
     return Dataset.from_dict(columns, Features({c: kinds.get(c, Value("string")) for c in columns}))
 
 
-def _column(table: Table, name: str, column: str, setting: str) -> list[Any]:
+def column_of(table: Table, name: str, column: str, setting: str) -> list[Any]:
+    """A column of a table; BadInput names the setting, `data.custom.<name>.<setting>`, where there is none."""
     if column not in table.columns:
         found = ", ".join(table.columns)
         raise BadInput(f"{table.origin} has no column `{column}`, but {found}; set data.custom.{name}.{setting}")
     return table.columns[column]
 
 
-def _texts(table: Table, name: str, column: str) -> list[str]:
-    texts = _column(table, name, column, "text")
+def texts_of(table: Table, name: str, column: str, setting: str = "text") -> list[str]:
+    """A column of texts, not all of them empty; BadInput names the row or the setting."""
+    texts = column_of(table, name, column, setting)
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise BadInput(f"{table.where(row)}: {column} is {text!r} where a text is wanted; correct that row")
     if not any(text.strip() for text in texts):
-        raise BadInput(f"{table.origin}: column `{column}` is empty in all rows; set data.custom.{name}.text")
+        raise BadInput(f"{table.origin}: column `{column}` is empty in all rows; set data.custom.{name}.{setting}")
     return texts
 
 

@@ -4,6 +4,8 @@
 <source>/sst2/train-00000-of-00001.parquet, ...         as on the hub
 <source>/<task>/train.csv|tsv|jsonl|json|parquet        your own; validation.*, dev.* or valid.* beside it
 <source>/train.csv                                      your own, one task only
+
+Plain text of a causal_lm is read by `stages.corpora.documents`, from the first of these folders.
 """
 
 from dataclasses import dataclass, field
@@ -52,13 +54,11 @@ def tables(source: Path, name: str, task: Task) -> dict[str, Table]:
     Raises:
         BadInput: no such folder, no train file in it, two train files, or a file that cannot be read.
     """
-    if not source.is_dir():
-        raise BadInput(f"data.source {source} is not a folder; give `bundled`, `hub`, or a folder that exists")
     official = OFFICIAL.get(name, Official())
-    for place in _places(source, name, task):
-        if train := _files(place, STEMS["train"]):
+    for folder in places(source, name, task):
+        if train := _files(folder, STEMS["train"]):
             stems = [f"{stem}{official.validation}" for stem in STEMS["validation"]]
-            parts = {"train": train, "validation": _files(place, stems)}
+            parts = {"train": train, "validation": _files(folder, stems)}
             return {split: _read(files, official) for split, files in parts.items() if files}
     raise BadInput(
         f"data.source {source} has no training file for {name}; "
@@ -66,8 +66,14 @@ def tables(source: Path, name: str, task: Task) -> dict[str, Table]:
     )
 
 
-def _places(source: Path, name: str, task: Task) -> list[Path]:
-    """Folders to look into: named as the corpus, named as the task (in any case), and the source itself."""
+def places(source: Path, name: str, task: Task) -> list[Path]:
+    """Folders to look into: named as the corpus, named as the task (in any case), and the source itself.
+
+    Raises:
+        BadInput: no such folder.
+    """
+    if not source.is_dir():
+        raise BadInput(f"data.source {source} is not a folder; give `bundled`, `hub`, or a folder that exists")
     folders = {path.name.lower(): path for path in sorted(source.iterdir()) if path.is_dir()}
     wanted = dict.fromkeys([(task.folder or name).lower(), name.lower()])
     return [folders[w] for w in wanted if w in folders] + [source]

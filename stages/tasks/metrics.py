@@ -1,8 +1,8 @@
-"""The official metric of each task, in points (0 to 100).
+"""The official metric of each task, in points (0 to 100); perplexity alone has no upper end.
 
-Accuracy, F1 of class 1 and Matthews' correlation for classes; Pearson's and Spearman's correlations for
-values. A score that is undefined (one class only, constant predictions) is 0, as in
-scikit-learn.
+Accuracy, F1 of class 1 and Matthews' correlation for classes; Pearson's and Spearman's correlations for values; for
+text accuracy of the next token, likelihood and perplexity. A score that is undefined (one class only, constant
+predictions) is 0, as in scikit-learn.
 """
 
 from typing import TYPE_CHECKING
@@ -17,14 +17,19 @@ def scores(task: Task, logits: "ndarray", labels: "ndarray") -> dict[str, float]
     """Every metric of the task, in its order.
 
     Args:
-        logits: (examples, outputs); classes by the largest logit, regression by the only column.
-        labels: (examples,) class ids or values.
+        logits: (examples, outputs); classes by the largest logit, regression by the only column; of text the sums over
+            an example's tokens of −log q(y) in nats, and of the hits.
+        labels: (examples,) class ids or values; of text the number of tokens that were asked for.
     """
     import numpy as np
     from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     logits, labels = np.asarray(logits), np.asarray(labels)
+    if task.kind == "causal_lm":
+        loss, hits = logits.astype(float).sum(0)[:2]
+        found = {m: float(of_tokens(m, loss, hits, labels.sum())) for m in task.metrics}
+        return {m: value if m == "perplexity" else 100 * value for m, value in found.items()}
     if task.kind == "regression":
         guesses = logits.reshape(len(labels)).astype(float)
         if len(set(guesses)) < 2 or len(set(labels)) < 2:
@@ -38,6 +43,19 @@ def scores(task: Task, logits: "ndarray", labels: "ndarray") -> dict[str, float]
         "matthews": matthews_corrcoef,
     }
     return {m: 100 * float(formulas[m](labels, guesses)) for m in task.metrics}
+
+
+def of_tokens(metric: str, loss: "ndarray", hits: "ndarray", tokens: "ndarray") -> "ndarray":
+    """Of sums over tokens: accuracy (share of 1), perplexity, or likelihood: q(y)'s geometric mean, 1 / perplexity.
+
+    Args:
+        loss: −log q(y), nats.
+    """
+    import numpy as np
+
+    if metric == "accuracy":
+        return hits / tokens
+    return np.exp((loss if metric == "perplexity" else -loss) / tokens)
 
 
 def of_confusion(metric: str, counts: "ndarray") -> "ndarray":

@@ -8,7 +8,7 @@ resample is how often each example was drawn, and every metric is a function of 
 from typing import TYPE_CHECKING
 
 from stages.tasks import Task
-from stages.tasks.metrics import correlation, of_confusion
+from stages.tasks.metrics import correlation, of_confusion, of_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ def bootstrap(task: Task, logits: "ndarray", labels: "ndarray", resamples: int, 
 
     Args:
         logits: (examples, outputs)
-        labels: (examples,)
+        labels: (examples,); both as for `stages.tasks.metrics.scores`
     """
     return interval(resampled(task, {"": logits[None]}, labels, resamples, seed)[""], seed)
 
@@ -37,7 +37,7 @@ def resampled(
 
     Args:
         models: name -> logits (seeds, examples, outputs).
-        labels: (examples,) class ids or values.
+        labels: (examples,); both as for `stages.tasks.metrics.scores`.
 
     Returns name -> (seeds, resamples).
     """
@@ -45,7 +45,8 @@ def resampled(
 
     rng, labels = np.random.default_rng(seed), np.asarray(labels)
     flat = np.concatenate(list(models.values()))
-    values = (_values if task.kind == "regression" else _classes)(rng, task, flat, labels, resamples)
+    of = {"classification": _classes, "regression": _values, "causal_lm": _tokens}[task.kind]
+    values = of(rng, task, flat, labels, resamples)
     ends = np.cumsum([len(logits) for logits in models.values()])
     return dict(zip(models, np.split(100 * values, ends[:-1]), strict=True))
 
@@ -103,6 +104,17 @@ def _values(rng: "Generator", task: Task, logits: "ndarray", labels: "ndarray", 
     guesses, found = logits.reshape(len(logits), -1).astype(float), []
     for drawn in _draws(rng, np.ones(len(labels), int), resamples):
         found.append([correlation(task.metrics[0], row, labels.astype(float), drawn) for row in guesses])
+    return np.concatenate(found, axis=1)
+
+
+def _tokens(rng: "Generator", task: Task, logits: "ndarray", labels: "ndarray", resamples: int) -> "ndarray":
+    """Metric (models, resamples) of text, whole examples drawn; logits (models, examples, 2): sums of loss and hits."""
+    import numpy as np
+
+    found = []
+    for drawn in _draws(rng, np.ones(len(labels), int), resamples):
+        loss, hits = np.einsum("re,mes->smr", drawn.astype(float), logits[..., :2].astype(float))
+        found.append(of_tokens(task.metrics[0], loss, hits, drawn @ labels))
     return np.concatenate(found, axis=1)
 
 

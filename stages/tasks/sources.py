@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from stages.settings import BadInput, Data
 from stages.tasks import GLUE, Task, bundled, folder
+from stages.tasks.conversations import conversations
 from stages.tasks.examples import examples
 from stages.tasks.files import Table
 
@@ -15,7 +16,8 @@ HUB = "nyu-mll/glue"
 
 
 def load(data: Data, name: str, task: Task, validation_share: float, seed: int) -> dict[str, "Dataset"]:
-    """The task's `train` and `validation` examples: columns text, text_pair (pairs only), labels.
+    """The task's `train` and `validation` examples: columns text, text_pair (pairs only), labels; of a causal_lm prompt
+    and response, or messages.
 
     Args:
         validation_share: part of train to hold out, only where the source has no validation split.
@@ -23,7 +25,8 @@ def load(data: Data, name: str, task: Task, validation_share: float, seed: int) 
     Raises:
         BadInput: the source does not have the task, or what it has cannot work.
     """
-    splits = {split: examples(table, name, task) for split, table in _tables(data, name, task).items()}
+    read = conversations if task.kind == "causal_lm" else examples
+    splits = {split: read(table, name, task) for split, table in _tables(data, name, task).items()}
     return splits if "validation" in splits else _hold_out(splits["train"], task, validation_share, seed)
 
 

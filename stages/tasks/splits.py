@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SPLITS = ("train", "validation")
+COLUMNS = ("text", "text_pair", "prompt", "response", "messages", "labels")
+"""What an example may consist of."""
 
 
 def read_split(data: Path, split: str) -> "Dataset":
     """One split, in memory (a later `map` then leaves no cache files in the folder that DVC watches).
 
     Columns: text, text_pair (pairs only), labels (int64 class ids, or float32 values; `augmented` has none), input_ids,
-    attention_mask, token_type_ids (where the tokenizer has them), length (tokens).
+    attention_mask, token_type_ids (where the tokenizer has them), length (tokens). Of a causal_lm: input_ids, labels
+    (int32 token ids, -100 where nothing is asked), length.
 
     Raises:
         BadInput: the folder does not hold that split.
@@ -37,10 +40,10 @@ def read_task(data: Path) -> Task:
 
 
 def fingerprint(splits: Mapping[str, "Dataset"]) -> str:
-    """Name of the content: 16 hex digits of a SHA-256 over texts and labels, the same everywhere."""
+    """Name of the content: 16 hex digits of a SHA-256 over all columns, the same everywhere."""
     digest = hashlib.sha256()
     for name in sorted(splits):
-        columns = [c for c in ("text", "text_pair", "labels") if c in splits[name].column_names]
+        columns = [c for c in COLUMNS if c in splits[name].column_names]
         digest.update(f"{name} {columns}\n".encode())
         for row in zip(*(splits[name][c] for c in columns), strict=True):
             digest.update(json.dumps(row).encode() + b"\n")

@@ -10,12 +10,17 @@ from pydantic import BaseModel, ConfigDict
 from stages.distillation.objectives.attention import AttentionKL, AttentionMSE, Relations
 from stages.distillation.objectives.base import Objective, Ramp
 from stages.distillation.objectives.contrastive import Contrastive
+from stages.distillation.objectives.divergences import AKL, JSD, KL, TVD, ReverseKL, SkewKL, SkewReverseKL
 from stages.distillation.objectives.hidden import Embedding, HiddenCosine, HiddenStates
-from stages.distillation.objectives.logits import KL, Hard, LogitMSE
+from stages.distillation.objectives.logits import Hard, LogitMSE
 from stages.distillation.objectives.matrices import Matrices
+from stages.distillation.objectives.ranking import Ranking
 
 __all__ = [
+    "AKL",
+    "JSD",
     "KL",
+    "TVD",
     "AttentionKL",
     "AttentionMSE",
     "Contrastive",
@@ -28,7 +33,11 @@ __all__ = [
     "Objective",
     "Objectives",
     "Ramp",
+    "Ranking",
     "Relations",
+    "ReverseKL",
+    "SkewKL",
+    "SkewReverseKL",
 ]
 
 
@@ -41,6 +50,20 @@ class Objectives(BaseModel):
     """Prediction: cross-entropy with the labels (squared error for regression)."""
     kl: KL | None = KL()
     """Prediction: divergence from the teacher's softened output."""
+    reverse_kl: ReverseKL | None = None
+    """Prediction: divergence of the teacher's softened output from the student's."""
+    jsd: JSD | None = None
+    """Prediction: divergence of both softened outputs from a mixture of the two."""
+    skew_kl: SkewKL | None = None
+    """Prediction: divergence from the teacher's softened output of the student's mixed with a little of it."""
+    skew_reverse_kl: SkewReverseKL | None = None
+    """Prediction: divergence from the student's softened output of the teacher's mixed with a little of it."""
+    tvd: TVD | None = None
+    """Prediction: total variation distance between the softened outputs."""
+    akl: AKL | None = None
+    """Prediction: `kl` and `reverse_kl`, by where the student errs: at the teacher's likely classes or elsewhere."""
+    ranking: Ranking | None = None
+    """Prediction: how far the order of the most probable classes is from the teacher's; beside a divergence."""
     logit_mse: LogitMSE | None = None
     """Prediction: squared distance from the teacher's logits."""
     attention_kl: AttentionKL | None = AttentionKL()
@@ -64,6 +87,10 @@ class Objectives(BaseModel):
         """The terms that count: not null and of a weight above 0 at some time."""
         terms = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: term for name, term in terms.items() if term is not None and _counts(term)}
+
+    def inner(self) -> list[str]:
+        """Those that count and compare more than what the teacher says."""
+        return [name for name, term in self.active().items() if term.aspects("teacher")]
 
 
 def _counts(term: Objective) -> bool:

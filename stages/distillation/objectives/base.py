@@ -54,6 +54,11 @@ class Objective(BaseModel):
     weight: Annotated[float, Field(ge=0)] | Ramp = 1.0
     """Factor of this term in the sum; 0 leaves it out altogether; or {start, end, until, shape}."""
 
+    @property
+    def ordered(self) -> int:
+        """How many of the teacher's most probable classes must be told from the others, and from each other."""
+        return 0
+
     def pairs(self, student: Shape, teacher: Shape) -> list[tuple[int, int]]:
         """The (student, teacher) layers that are compared, from 1 (0: the embeddings); none for the prediction level.
 
@@ -103,6 +108,19 @@ class LayerObjective(Objective):
 def at(value: float | Ramp, progress: float) -> float:
     """A setting that may be a ramp, at a share of the training."""
     return value.at(progress) if isinstance(value, Ramp) else value
+
+
+def distributions(labels: list) -> None:
+    """Refuses the labels of a regression, whose output is a number.
+
+    Raises:
+        ValueError: a label is not whole.
+    """
+    if labels and isinstance(labels[0], float):
+        raise ValueError(
+            f"compares probabilities of classes, and this task's labels are numbers such as {labels[0]:g}; use `kl`, "
+            "`reverse_kl` or `logit_mse`"
+        )
 
 
 def mapped(layers: Layers, student: int, teacher: int) -> list[tuple[int, int]]:

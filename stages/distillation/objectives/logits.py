@@ -1,12 +1,10 @@
-"""What the model says: its output distribution."""
+"""What the model says: its answers and its logits. Divergences of distributions are in `divergences`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from stages.distillation.objectives.base import Objective, Ramp, at
+from stages.distillation.objectives.base import Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,34 +21,16 @@ class Hard(Objective):
     compares = False
 
     def __call__(self, student: Captured, teacher: Captured, batch: Batch, learned=None) -> Tensor:
-        """Shapes: logits (batch, classes), labels (batch,)."""
-        logits = student.logits.float()
-        if logits.shape[-1] == 1:
-            return batch.mean((logits.squeeze(-1) - batch.labels.float()).square())
-        return -batch.mean(logits.log_softmax(-1).gather(-1, batch.labels.unsqueeze(-1)).squeeze(-1))
+        """Shapes: logits (rows, classes), labels (rows,)."""
+        from torch.nn.functional import cross_entropy
 
-
-class KL(Objective):
-    """Divergence of the student's softened output q from the teacher's p.
-
-    L = T² · mean_b Σ_c p_c (log p_c − log q_c),    p = softmax(z_t / T), q = softmax(z_s / T)
-
-    A regression has one output z; read as the mean of a Gaussian of unit variance, KL(p‖q) = ½ (z_t − z_s)².
-
-    Source: Hinton et al. 2015, section 2 (the factor T² keeps the gradient's size independent of T).
-    """
-
-    temperature: Annotated[float, Field(gt=0)] | Ramp = 2.0
-    """T: above 1 the small probabilities count more; or {start, end, until, shape}, both above 0."""
-
-    def __call__(self, student: Captured, teacher: Captured, batch: Batch, learned=None) -> Tensor:
-        """Shapes: logits (batch, classes)."""
-        from stages.distillation.distances import divergence
+        from stages.distillation.rows import by_rows
 
         if student.logits.shape[-1] == 1:
-            return batch.mean((teacher.logits.float() - student.logits.float()).square().squeeze(-1)) / 2
-        t = at(self.temperature, batch.progress)
-        return t**2 * batch.mean(divergence(student.logits.float() / t, teacher.logits.float() / t))
+            return batch.mean((student.logits.float().squeeze(-1) - batch.labels.float()).square())
+        return batch.mean(
+            by_rows(lambda z, y: cross_entropy(z, y, reduction="none"), student.logits, batch.labels),
+        )
 
 
 class LogitMSE(Objective):
@@ -62,5 +42,7 @@ class LogitMSE(Objective):
     """
 
     def __call__(self, student: Captured, teacher: Captured, batch: Batch, learned=None) -> Tensor:
-        """Shapes: logits (batch, classes)."""
-        return batch.mean((student.logits.float() - teacher.logits.float()).square().mean(-1))
+        """Shapes: logits (rows, classes)."""
+        from stages.distillation.rows import by_rows
+
+        return batch.mean(by_rows(lambda s, t: (s - t).square().mean(-1), student.logits, teacher.logits))

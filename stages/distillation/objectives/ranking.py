@@ -1,0 +1,80 @@
+"""What the model says: in which order it ranks the most probable answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from stages.distillation.objectives.base import Objective, Ramp, distributions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stages.distillation.capture import Batch, Captured
+    from stages.models.anatomy import Shape
+
+
+class Ranking(Objective):
+    """The student must rank the peaks of its distribution as the teacher does; added to any divergence.
+
+    L = mean_b 1 − Spearman(r(z_s[U] / ε), r(z_t[U] / ε)),    U = topk(p) ∪ topk(q),    r: soft ranks
+
+    RLKD's total is 2·L + `kl` or another divergence; in its dynamic form that one's `overlap` is k. The order of two
+    classes is right or wrong, with nothing between that a gradient could follow; it takes three.
+
+    Source: RLKD (Peng & Zhang 2025). Its own form is union `concat`, epsilon `fixed`, softness 1; ours counts each
+    class once and has an ε on the scale of the row's logits: with a fixed one nothing is learned of a row whose
+    neighboring logits differ by more than it (twice it where both are ranked twice), be they in the wrong order.
+    """
+
+    weight: Annotated[float, Field(ge=0)] | Ramp = 2.0
+    """Factor of this term in the sum, 2 in RLKD; 0 leaves it out altogether; or {start, end, until, shape}."""
+    k: Annotated[int, Field(ge=2)] = 10
+    """Classes of either model that are ranked; RLKD: 15 for pre-training, 10 to 15 alone, 5 for mixed tasks."""
+    union: Literal["exact", "concat"] = "exact"
+    """`concat`: a class among the top k of both is ranked twice."""
+    epsilon: Literal["relative", "fixed"] = "relative"
+    """`relative`: ε is `softness` times the mean distance between neighbors of the row's ranked logits, for each model
+    its own. `fixed`: ε is `softness`."""
+    softness: Annotated[float, Field(gt=0)] = 1.0
+    """Larger: softer ranks, in the limit the logits themselves; smaller: harder, more of them without a gradient."""
+
+    @property
+    def ordered(self) -> int:
+        return self.k
+
+    def learned(self, student: Shape, teacher: Shape, labels: list) -> None:
+        distributions(labels)
+
+    def __call__(self, student: Captured, teacher: Captured, batch: Batch, learned=None) -> Tensor:
+        """Shapes: logits (rows, classes)."""
+        from stages.distillation.ranks import union
+
+        index, real = union(student.logits, teacher.logits, self.k, self.union == "exact")
+        ours, theirs = (self._ranks(model.logits.gather(-1, index), real) for model in (student, teacher))
+        # 1 − cos = ½ |a − b|² for unit vectors: no difference of nearly equal numbers
+        return batch.mean((ours - theirs).square().sum(-1)) / 2
+
+    def _ranks(self, logits: Tensor, real: Tensor) -> Tensor:
+        """Soft ranks of the real places, their mean taken out, at length 1; (rows, n), 0 elsewhere."""
+        import torch
+        from torch.nn.functional import normalize
+
+        from stages.distillation.ranks import soft_rank
+
+        z = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        ranks = soft_rank(z / (self.softness * self._unit(z, real)), real)
+        mean = (ranks * real).sum(-1, keepdim=True) / real.sum(-1, keepdim=True)
+        return normalize((ranks - mean) * real, dim=-1, eps=1e-3)
+
+    def _unit(self, z: Tensor, real: Tensor) -> Tensor | float:
+        """What softness is measured in; (rows, 1)."""
+        import torch
+
+        if self.epsilon == "fixed":
+            return 1.0
+        highest = z.masked_fill(~real, -torch.inf).amax(-1, keepdim=True)
+        lowest = z.masked_fill(~real, torch.inf).amin(-1, keepdim=True)
+        distance = (highest - lowest) / (real.sum(-1, keepdim=True) - 1).clamp_min(1)
+        return torch.where(distance > 0, distance, 1.0)

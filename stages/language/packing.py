@@ -1,0 +1,70 @@
+"""A task's plain text in, blocks of tokens out: documents run on from block to block, the end token between them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.corpora.corpus import Corpus
+from stages.corpora.documents import documents
+from stages.settings import BadInput, Data, Prepare
+from stages.tasks import Task, folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def packed(
+    place: Path,
+    *,
+    name: str,
+    task: Task,
+    data: Data,
+    settings: Prepare,
+    tokenizer: "PreTrainedTokenizerBase",
+    seed: int,
+) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Writes `train/` and `validation/` to `place`; returns the content's name and what is to be said of each split.
+
+    Raises:
+        BadInput: the source cannot be read or fills no block, or the task's end token is none of the tokenizer's.
+    """
+    from hashlib import sha256
+
+    from stages.corpora.blocks import CausalBlocks
+    from stages.corpora.fill import fill
+
+    end, length = _end(name, task, tokenizer), settings.max_length
+    corpus = Corpus(source=_source(data, name, task), text=task.text[0], documents=task.documents)
+    writers = {
+        "train": CausalBlocks(place / "train", tokenizer, length, end=end, most=settings.train_examples),
+        "validation": CausalBlocks(place / "validation", tokenizer, length, end=end),
+    }
+    parts = documents(corpus, f"data.custom.{name}", source="data.source")
+    fill(writers, parts, tokenizer, settings.validation_share, seed)
+    for split, writer in writers.items():
+        if not writer.blocks:
+            raise BadInput(
+                f"task {name}: its {split} text of {writer.seen} tokens fills no block of {length}; give it more text, "
+                "or set prepare.max_length lower" + ", or prepare.validation_share higher" * (split == "validation")
+            )
+        writer.save()
+    content = "".join(writers[split].fingerprint for split in sorted(writers))
+    return sha256(content.encode()).hexdigest()[:16], {split: w.statistics() for split, w in writers.items()}
+
+
+def _source(data: Data, name: str, task: Task) -> str:
+    """Where the text stands: a folder, or `bundled`."""
+    if data.source == "hub":
+        raise BadInput(f"data.source hub has GLUE's tasks, not {name}; set data.source to a folder, or to bundled")
+    if data.source == "bundled":
+        return data.source
+    return str(folder.places(Path(data.source).expanduser(), name, task)[0])
+
+
+def _end(name: str, task: Task, tokenizer: "PreTrainedTokenizerBase") -> int:
+    if not task.end:
+        return tokenizer.eos_token_id
+    if task.end not in (vocabulary := tokenizer.get_vocab()):
+        raise BadInput(
+            f"data.custom.{name}.end {task.end} is no token of base.model; take {tokenizer.eos_token}, or leave it out"
+        )
+    return vocabulary[task.end]
