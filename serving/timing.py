@@ -53,7 +53,7 @@ def check_length(setting: str, length: str | int, most: int) -> None:
         BadInput: the length is above that.
     """
     if length != "real" and not 2 <= length <= most:
-        raise BadInput(f"{setting} {length}, but this model is timed with 2 to {most} tokens")
+        raise BadInput(f"{setting} {length}, but this model reads 2 to {most} tokens when timed")
 
 
 def encoded(data: Path, predictor: "Predictor") -> list["Encoding"]:

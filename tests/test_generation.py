@@ -339,7 +339,7 @@ def test_prefill_and_decode_are_timed(exported: Path, data: Path, tmp_path: Path
     assert 0.5 < found["ratio"]["fp32/decode/16/1"] < 2, "the same graph against itself"
     cells = {(c["phase"], c["variant"], c["batch_size"]): c for c in found["cells"] if c["length"] == 16}
     assert cells["prefill", "fp32", 1]["p50_ms"] < cells["decode", "fp32", 1]["p50_ms"], "a token of many costs less"
-    with pytest.raises(BadInput, match=r"benchmark.lengths has 64, but this model is timed with 2 to 48 tokens"):
+    with pytest.raises(BadInput, match=r"benchmark.lengths has 64, but this model reads 2 to 48 tokens when timed"):
         benchmark(Benchmark(lengths=[64]), name="tiny", **places, output=tmp_path, seed=1, run=Run())
 
 
