@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from stages.distillation.objectives.base import Objective, Ramp, distributions
+from stages.distillation.objectives.base import Objective, distributions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,16 +20,14 @@ class Ranking(Objective):
 
     L = mean_b 1 − Spearman(r(z_s[U] / ε), r(z_t[U] / ε)),    U = topk(p) ∪ topk(q),    r: soft ranks
 
-    RLKD's total is 2·L + `kl` or another divergence; in its dynamic form that one's `overlap` is k. The order of two
-    classes is right or wrong, with nothing between that a gradient could follow; it takes three.
+    Added to `kl` or another divergence; in RLKD's dynamic form that one's `overlap` is k. The order of two classes is
+    right or wrong, with nothing between that a gradient could follow; it takes three.
 
-    Source: RLKD (Peng & Zhang 2025). Its own form is union `concat`, epsilon `fixed`, softness 1; ours counts each
+    Source: RLKD (Peng & Zhang 2025). Its own form is weight 2, union `concat`, epsilon `fixed`; ours counts each
     class once and has an ε on the scale of the row's logits: with a fixed one nothing is learned of a row whose
     neighboring logits differ by more than it (twice it where both are ranked twice), be they in the wrong order.
     """
 
-    weight: Annotated[float, Field(ge=0)] | Ramp = 2.0
-    """Factor of this term in the sum, 2 in RLKD; 0 leaves it out altogether; or {start, end, until, shape}."""
     k: Annotated[int, Field(ge=2)] = 10
     """Classes of either model that are ranked; RLKD: 15 for pre-training, 10 to 15 alone, 5 for mixed tasks."""
     union: Literal["exact", "concat"] = "exact"
