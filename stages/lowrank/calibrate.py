@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.lowrank.decompose import Statistics
-from stages.models.anatomy import Parts, backbone
+from stages.models.anatomy import Parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,17 +26,17 @@ def calibrate(
     """
     gather = _Gather(fisher)
     handles = [h for name in names for h in gather.watch(name, model.get_submodule(name))]
-    body = backbone(model.eval())
+    parts = Parts(model.eval())
     try:
         for batch in batches:
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             gather.begin(batch["attention_mask"])
             if fisher:
-                _loss(model(**batch), batch["labels"], Parts(model).anatomy.causal).backward()
+                _loss(model(**batch), batch["labels"], parts.anatomy.causal).backward()
                 model.zero_grad(set_to_none=True)
             else:
                 with torch.inference_mode():
-                    body(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+                    parts.backbone(**{name: tensor for name, tensor in batch.items() if name != "labels"})
     finally:
         for handle in handles:
             handle.remove()

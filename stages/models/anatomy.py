@@ -135,11 +135,6 @@ class Parts:
         return sum(p.numel() for layer in self.layers for p in layer.parameters())
 
 
-def backbone(model: "nn.Module") -> "nn.Module":
-    """What is below the head."""
-    return plain(model).base_model
-
-
 def plain(model: "nn.Module") -> "nn.Module":
     """The architecture itself: a low-rank model holds it under `base`."""
     return getattr(model, "base", model)
