@@ -441,6 +441,8 @@ def test_a_start_that_cannot_be_is_refused(place, tmp_path):
     ):
         with pytest.raises(BadInput, match=sentence):
             student(place, tmp_path / "out", start=str(tmp_path / start), budget=0.9)
+    with pytest.raises(BadInput, match=r"^factorize\.start outputs/prune/nowhere/6x192 is not a folder"):
+        student(place, tmp_path / "out", start="outputs/prune/nowhere/6x192", budget=0.9)
     with pytest.raises(ValueError, match="start small is taken as it is"):
         Factorize(start="small", hidden_size=8)
 

@@ -33,7 +33,7 @@ def locate(base: Base, *, setting: str = "base.model") -> str:
         if not (folder / "config.json").is_file():
             raise BadInput(f"{setting} {folder} has no config.json; a model folder has config.json, weights, tokenizer")
         return str(folder)
-    if base.model.startswith((".", "/", "~")):
+    if base.model.startswith((".", "/", "~")) or base.model.count("/") > 1:  # a hub id has one at most
         raise BadInput(f"{setting} {base.model} is not a folder; give a folder, a hub id, or `minilm`")
     return base.model
 
