@@ -93,7 +93,13 @@ def test_needs_neither_torch_nor_transformers(place: Path) -> None:
         "import sys; from serving.predictor import Predictor\n"
         f"print(Predictor({str(place / 'exported')!r}).predict(['a fine film'])[0]['label'])\n"
         "heavy = {'torch', 'transformers', 'stages', 'pydantic', 'onnx'} & set(sys.modules)\n"
-        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+        "sys.exit(f'loaded {heavy}') if heavy else None\n"
+        "from serving.http.app import create_app\n"
+        "from serving.service import Service\n"
+        "from serving.settings import Settings\n"
+        f"create_app(Service(Settings(model={str(place / 'exported')!r})))\n"
+        "heavy = {'torch', 'transformers', 'stages', 'mlflow'} & set(sys.modules)\n"
+        "sys.exit(f'the service loaded {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
