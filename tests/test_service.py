@@ -229,6 +229,20 @@ def test_short_texts_do_not_pay_for_long_ones(films: Path) -> None:
         assert gate.batches == [(1, 1), (4, 3), (2, 16), (1, 16)]
 
 
+def test_nobody_waits_while_large_texts_are_tokenized(films: Path) -> None:
+    with served(films) as (service, client), ThreadPoolExecutor(4) as pool:
+        model, tokenized = service.student.lane.model, threading.Event()
+        encode = model.encode
+        model.encode = lambda texts: encode(texts) if len(texts[0]) < 50_000 or tokenized.wait(20) else None
+        large = [pool.submit(client.post, "/predict", json={"inputs": "fine " * 20_000}) for _ in range(4)]
+        wait_for(lambda: service.student.lane.inside == 4, 10)
+        check(client.post("/predict", json={"inputs": "dull"}).json(), "dull")
+        assert not any(one.done() for one in large)
+        tokenized.set()
+        for one in large:
+            check(one.result().json(), "fine " * 16)
+
+
 def test_a_model_that_is_free_waits_for_more(films: Path) -> None:
     with served(films, max_wait_ms=300) as (service, client), ThreadPoolExecutor(4) as pool:
         gate = Gate(service)

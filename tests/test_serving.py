@@ -187,6 +187,14 @@ def test_cuda_that_fell_back_is_an_error(place: Path) -> None:
         Predictor(place / "exported", provider="cuda")
 
 
+def test_bound_inputs_and_outputs_give_the_same(place: Path) -> None:
+    """What runs on CUDA, here with a session on the CPU."""
+    predictor = Predictor(place / "exported")
+    batch = predictor.pad(predictor.encode(sentences(place)[:5]))
+    expected, predictor._provider = predictor.run(batch), "cuda"
+    np.testing.assert_array_equal(predictor.run(batch), expected)
+
+
 def measured(place: Path, output: Path, student: Path, **changes) -> tuple[dict, Notes]:
     output.mkdir()
     settings = {"batch_sizes": [1, 4], "lengths": ["real", 16], "seconds": 0.05} | changes
