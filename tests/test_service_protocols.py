@@ -5,8 +5,10 @@ import hashlib
 import json
 import operator
 import re
+import socket
 import struct
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -167,6 +169,20 @@ def test_wrong_bytes_are_refused(client: httpx.Client) -> None:
         answer = client.post(URL, content=content, headers={LENGTH: length} if length else {})
         assert answer.status_code == status, answer.text
     assert client.post(URL, content=b"", headers={"content-encoding": "gzip"}).status_code == 415
+
+
+def test_who_hangs_up_in_the_middle_of_a_body_is_no_error(client: httpx.Client) -> None:
+    for path in (URL, "/predict"):
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as leaves:
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+            leaves.sendall(head.encode() + b'{"inputs"')
+            time.sleep(0.1)
+    wait_for(lambda: 'makd_requests_total{route="/v2/models/{name}/infer",status="499"} 1.0' in metrics(client), 10)
+    assert 'status="500"' not in metrics(client)
+
+
+def metrics(client: httpx.Client) -> str:
+    return client.get("/metrics").text
 
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz."
