@@ -297,10 +297,26 @@ def test_a_body_that_does_not_come_is_given_up(films: Path) -> None:
         assert b"408 Request Timeout" in slow.recv(4096)
 
 
-def test_a_changed_model_takes_over_under_load(films: Path, tmp_path: Path) -> None:
+def relabeled(folder: Path, config: bytes, link: Path) -> Path:
+    """Says in the manifest that the config is another, and puts the folder where the link leads, at one stroke."""
+    facts = json.loads((folder / "manifest.json").read_text())
+    facts["files"]["config.json"] = hashlib.sha256(config).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(facts))
+    (link.parent / "new").symlink_to(folder)
+    return (link.parent / "new").rename(link)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A folder with labels of its own, which its manifest does not know."""
+    folder = exported(tmp_path / "other", pair=False)
+    (folder / "config.json").write_text(json.dumps({"id2label": {"0": "bad", "1": "good"}}))
+    return folder
+
+
+def test_a_changed_model_takes_over_under_load(films: Path, other: Path, tmp_path: Path) -> None:
     """No request fails; each answer is wholly one model's; a broken folder changes nothing."""
-    other, link, names, done = exported(tmp_path / "other", pair=False), tmp_path / "link", [], threading.Event()
-    (other / "config.json").write_text(json.dumps({"id2label": {"0": "bad", "1": "good"}}))
+    link, names, done = tmp_path / "link", [], threading.Event()
     link.symlink_to(films)
 
     def ask(_: int) -> None:
@@ -309,13 +325,8 @@ def test_a_changed_model_takes_over_under_load(films: Path, tmp_path: Path) -> N
             names.append(tuple(row["label"] for row in found))
             assert found[0]["score"] == pytest.approx(scores("a fine film")["positive"])
 
-    def take(folder: Path, config: bytes) -> None:
-        """Puts a folder whose manifest says that of its config in the place of the one that is served."""
-        facts = json.loads((folder / "manifest.json").read_text())
-        facts["files"]["config.json"] = hashlib.sha256(config).hexdigest()
-        (folder / "manifest.json").write_text(json.dumps(facts))
-        (tmp_path / "new").symlink_to(folder)
-        (tmp_path / "new").rename(link)
+    def take(config: bytes) -> None:
+        relabeled(other, config, link)
         count = len(names)
         loop.call_soon_threadsafe(service.look)
         wait_for(lambda: len(names) > count + 30, 10)
@@ -323,10 +334,10 @@ def test_a_changed_model_takes_over_under_load(films: Path, tmp_path: Path) -> N
     with served(link, name="film") as (service, client), ThreadPoolExecutor(4) as pool:
         loop, asking = service._watch.get_loop(), [pool.submit(ask, number) for number in range(4)]
         try:
-            take(other, b"another")
+            take(b"another")
             wait_for(lambda: 'makd_swaps_total{result="failed"} 1.0' in client.get("/metrics").text, 10)
             assert set(names) == {("positive", "negative")}
-            take(other, (other / "config.json").read_bytes())
+            take((other / "config.json").read_bytes())
             wait_for(lambda: names[-1] == ("good", "bad"), 10)
         finally:
             done.set()
@@ -334,6 +345,15 @@ def test_a_changed_model_takes_over_under_load(films: Path, tmp_path: Path) -> N
             each.result()
         assert set(names) == {("positive", "negative"), ("good", "bad")}
         assert client.get("/info").json()["labels"] == ["bad", "good"]
+
+
+def test_a_changed_model_is_found_by_looking(films: Path, other: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(films)
+    with served(link, name="film", poll_seconds=0.05) as (_, client):
+        assert client.get("/info").json()["labels"] == ["negative", "positive"]
+        relabeled(other, (other / "config.json").read_bytes(), link)
+        wait_for(lambda: client.get("/info").json()["labels"] == ["bad", "good"], 10)
 
 
 def test_sigterm_answers_what_was_accepted_and_ends_with_0(films: Path) -> None:
@@ -353,6 +373,7 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_0(films: Path) -> None:
                 asked = [asyncio.create_task(client.post("/predict", json=body)) for _ in range(2)]
                 while 'makd_inside{model="film"} 400.0' not in (await client.get("/metrics")).text:
                     assert not any(task.done() for task in asked)
+                server.send_signal(signal.SIGHUP)  # looks for a changed model; there is none
                 server.send_signal(signal.SIGTERM)
                 return [len((await task).json()) for task in asked]
 
