@@ -99,7 +99,7 @@ class _Cuts(TrainerCallback):
         if step in ends:
             trainer.cut(step, trainer.plan.targets[ends.index(step)])
             trainer.save_target()
-            control.should_evaluate = control.should_save = True
+            control.should_log = control.should_evaluate = control.should_save = True
         elif step % trainer.every == 0:
             trainer.cut(step, trainer.plan.widths(step / state.max_steps))
         else:
