@@ -219,6 +219,7 @@ def test_settings_that_cannot_work_are_refused():
         ({"reached": 0.05}, "reached 0.05 must come after warmup 0.1"),
         ({"targets": [{"hidden_size": 8, "budget": 0.5}]}, "a target is one of"),
         ({"targets": []}, "at least 1"),
+        ({"start": {"start": "small"}}, "start.start small is for `factorize`"),
     ):
         with pytest.raises(ValueError, match=sentence):
             Prune(**changes)
@@ -301,6 +302,12 @@ def test_a_family_of_models_comes_out(place, tmp_path):
 
 def test_a_target_that_is_reached_with_the_last_step_is_met(place, tmp_path):
     assert list(run(place, tmp_path, reached=1.0, every=7)) == ["teacher", "2x24", "2x16", "training"]
+
+
+def test_a_corpus_of_less_than_a_batch(place, tmp_path):
+    assert list(run(place, tmp_path, batch_size=512, epochs=2)) == ["teacher", "2x24", "2x16", "training"]
+    with pytest.raises(BadInput, match=r"^prune\.epochs 1 makes too few steps \(1\) for 2 prune\.targets; raise it"):
+        run(place, tmp_path / "short", batch_size=512)
 
 
 def test_distilling_brings_the_student_closer(place, tmp_path):
