@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.command import command
-from stages.settings import Distill
+from stages.settings import BadInput, Distill
 
 if TYPE_CHECKING:
     from stages.tracking import Run
@@ -25,7 +25,8 @@ def distill(
 
     Raises:
         BadInput: an objective cannot compare these models, such as one that names a layer they do not have; language
-            models have different vocabularies; augmented text is wanted that is not there.
+            models have different vocabularies; augmented text is wanted that is not there; a student is to write that
+            cannot.
     """
     import torch
     from transformers import AutoTokenizer, set_seed
@@ -39,6 +40,8 @@ def distill(
 
     task, tokenizer = read_task(data), AutoTokenizer.from_pretrained(data / "tokenizer")
     causal = task.kind == "causal_lm"
+    if settings.on_policy and not causal:
+        raise BadInput(f"distill.on_policy is for causal_lm tasks, and this one is a {task.kind}; set it to null")
     set_seed(seed)
     model = with_dropout(load(student, dtype=torch.float32), settings.dropout)
     trainer, metrics = train(
