@@ -1,6 +1,7 @@
 """What a causal language model reads and is asked: packed text, prompts with responses, chats."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,9 @@ def test_what_the_tokenizer_lacks_is_refused(tmp_path, tiny_decoder, tiny_text):
     endless = changed(tiny_decoder, tmp_path / "endless", eos_token=None)
     with pytest.raises(BadInput, match=r"base\.model .*endless has no end token; give a causal language model"):
         prepared(endless, tiny_text, tmp_path / "b", "stories", STORIES)
+    shutil.copytree(tiny_decoder, tmp_path / "mute", ignore=shutil.ignore_patterns("*token*"))
+    with pytest.raises(BadInput, match=r"^base\.model .*mute has no tokenizer; a model folder has config\.json"):
+        prepared(tmp_path / "mute", tiny_text, tmp_path / "e", "stories", STORIES)
     with pytest.raises(BadInput, match=r"prepare\.max_length 65 is more than .* can read; set it to 64 or less"):
         prepared(tiny_decoder, tiny_text, tmp_path / "c", "stories", STORIES, max_length=65)
     with pytest.raises(BadInput, match=r"prepare\.augment makes sentences that have labels; set it to null"):
