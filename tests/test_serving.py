@@ -4,11 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from service_at_work import served
 
 from serving.benchmark import benchmark
 from serving.predictor import ModelError, Predictor
@@ -91,7 +93,13 @@ def test_needs_neither_torch_nor_transformers(place: Path) -> None:
         "import sys; from serving.predictor import Predictor\n"
         f"print(Predictor({str(place / 'exported')!r}).predict(['a fine film'])[0]['label'])\n"
         "heavy = {'torch', 'transformers', 'stages', 'pydantic', 'onnx'} & set(sys.modules)\n"
-        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+        "sys.exit(f'loaded {heavy}') if heavy else None\n"
+        "from serving.http.app import create_app\n"
+        "from serving.service import Service\n"
+        "from serving.settings import Settings\n"
+        f"create_app(Service(Settings(model={str(place / 'exported')!r})))\n"
+        "heavy = {'torch', 'transformers', 'stages', 'mlflow'} & set(sys.modules)\n"
+        "sys.exit(f'the service loaded {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -123,6 +131,15 @@ def test_truncates_where_the_manifest_says(place: Path) -> None:
     np.testing.assert_array_equal(predictor.logits(["film " * 100]), predictor.logits(["film " * 50]))
 
 
+def test_the_service_answers_as_the_predictor(place: Path) -> None:
+    """32 clients, mixed lengths: what a text shares its batch with does not show."""
+    expected = Predictor(place / "exported").predict(sentences(place))
+    with served(place / "exported", max_tokens=128) as (_, client), ThreadPoolExecutor(32) as pool:
+        answers = pool.map(lambda text: client.post("/predict", json={"inputs": text}).json()[0], sentences(place))
+        for found, row in zip(answers, expected, strict=True):
+            assert found["label"] == row["label"] and found["score"] == pytest.approx(row["score"], abs=1e-6)
+
+
 @pytest.mark.parametrize("wrong", [3, None, ("one", "two"), ["x"] * 3])
 def test_what_is_no_text_is_refused(place: Path, wrong: object) -> None:
     with pytest.raises(ModelError, match="is not a text"):
@@ -135,6 +152,15 @@ def test_a_changed_file_is_refused(copy: Path, file: str) -> None:
     blob[len(blob) // 2] ^= 1
     (copy / file).write_bytes(blob)
     with pytest.raises(ModelError, match=f"{file} differs from its checksum"):
+        Predictor(copy)
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+def test_a_graph_of_other_labels_is_refused(copy: Path, labels: int) -> None:
+    config = json.loads((copy / "config.json").read_text()) | {"id2label": {str(i): f"l{i}" for i in range(labels)}}
+    (copy / "config.json").write_text(json.dumps(config))
+    write_manifest(copy, json.loads((copy / "manifest.json").read_text()))
+    with pytest.raises(ModelError, match=rf"config\.json names {labels} labels"):
         Predictor(copy)
 
 
@@ -159,6 +185,14 @@ def test_cuda_that_fell_back_is_an_error(place: Path) -> None:
         pytest.skip("this machine has CUDA")
     with pytest.raises(ModelError, match="fell back to CPUExecutionProvider"):
         Predictor(place / "exported", provider="cuda")
+
+
+def test_bound_inputs_and_outputs_give_the_same(place: Path) -> None:
+    """What runs on CUDA, here with a session on the CPU."""
+    predictor = Predictor(place / "exported")
+    batch = predictor.pad(predictor.encode(sentences(place)[:5]))
+    expected, predictor._provider = predictor.run(batch), "cuda"
+    np.testing.assert_array_equal(predictor.run(batch), expected)
 
 
 def measured(place: Path, output: Path, student: Path, **changes) -> tuple[dict, Notes]:
