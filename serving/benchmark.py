@@ -22,7 +22,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving.pace import UNITS, draws, longest, phases, warm_up
+from serving.pace import UNITS, draws, longest, phases
 from serving.timing import check_length, latency, opened, speed_up, take_turns
 from stages.command import command
 from stages.settings import Benchmark
@@ -114,7 +114,7 @@ def _grown(settings: Benchmark, folder: Path, variant: str) -> int:
     import tokenizers  # noqa: F401
 
     before = psutil.Process().memory_info().rss
-    warm_up(opened(settings, folder, variant))
+    opened(settings, folder, variant).warm_up()
     return psutil.Process().memory_info().rss - before
 
 

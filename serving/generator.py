@@ -40,6 +40,16 @@ class Answer:
     """A stop token came, or there was no room for more tokens."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What one token adds to a text."""
+
+    text: str
+    """The characters that it completes; often none."""
+    finish: Literal["stop", "length"] | None
+    """Why the text ends with it, where it does."""
+
+
 class Generator:
     """One variant of an exported decoder, loaded and ready; safe to share between threads.
 
@@ -73,7 +83,7 @@ class Generator:
         Raises:
             ModelError: a prompt is empty, no prompt, or longer than the model reads; or no such stop token.
         """
-        sampling, rows = sampling or Sampling(), self._encoded(prompts)
+        sampling, rows = sampling or Sampling(), self.encode(prompts)
         ends = self._stops(sampling)
         streams = [_Text(self.tokenizer, row, ends) for row in rows]
         texts: list[str] = [""] * len(rows)
@@ -91,14 +101,27 @@ class Generator:
         Raises:
             ModelError: as `generate`, before the first piece.
         """
-        sampling, rows = sampling or Sampling(), self._encoded([prompt])
-        return self._pieces(rows, sampling, self._stops(sampling))
+        return (piece.text for piece in self.pieces(self.encode([prompt])[0], sampling) if piece.text)
 
-    def _pieces(self, rows: list[list[int]], sampling: Sampling, ends: set[int]) -> Iterator[str]:
-        stream = _Text(self.tokenizer, rows[0], ends)
-        for tokens in self._tokens(rows, sampling, ends):
-            if piece := stream.add(tokens[0]):
-                yield piece
+    def pieces(self, prompt: Sequence[int], sampling: Sampling | None = None) -> Iterator[Piece]:
+        """The continuation of one encoded prompt, token by token.
+
+        Raises:
+            ModelError: no such stop token, before the first piece.
+        """
+        sampling = sampling or Sampling()
+        return self._pieces(list(prompt), sampling, self._stops(sampling))
+
+    def warm_up(self) -> None:
+        """Reads one text of some length, so that the first request does not pay for what is only set up then."""
+        ids = np.ones((1, min(128, self.positions)), np.int64)
+        self.decoder.step(ids, ids)
+
+    def _pieces(self, prompt: list[int], sampling: Sampling, ends: set[int]) -> Iterator[Piece]:
+        stream, room = _Text(self.tokenizer, prompt, ends), min(sampling.max_tokens, self.positions - len(prompt))
+        for written, tokens in enumerate(self._tokens([prompt], sampling, ends), start=1):
+            finish = "stop" if tokens[0] in ends else "length" if written == room else None
+            yield Piece(text=stream.add(tokens[0]), finish=finish)
 
     def _tokens(self, rows: list[list[int]], sampling: Sampling, ends: set[int]) -> Iterator[dict[int, int]]:
         """At each step the next token of every row that has not ended: row -> token."""
@@ -116,10 +139,18 @@ class Generator:
             going = np.array([[i in open_rows] for i in range(len(rows))], np.int64)
             ids, mask = np.array(chosen, np.int64)[:, None] * going, np.concatenate([mask, going], axis=1)
 
-    def _encoded(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """The prompts' tokens.
+
+        Raises:
+            ModelError: a prompt is empty, no prompt, or longer than the model reads.
+        """
         if not prompts or isinstance(prompts, str):
             raise ModelError(f"prompts {prompts!r:.50} is not a list of prompts; give one or more")
-        rows = [self.tokenizer.encode(p).ids if isinstance(p, str) else list(p) for p in prompts]
+        try:
+            rows = [self.tokenizer.encode(p).ids if isinstance(p, str) else list(p) for p in prompts]
+        except TypeError:
+            raise ModelError("a prompt has a lone surrogate, or is no prompt; give Unicode, or token ids") from None
         words = self.tokenizer.get_vocab_size()
         for prompt, row in zip(prompts, rows, strict=True):
             if not row or not all(isinstance(i, int | np.integer) and 0 <= i < words for i in row):

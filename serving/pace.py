@@ -42,15 +42,6 @@ def longest(model: "Model") -> int:
     return model.manifest["positions"] - STEPS * generates(model)
 
 
-def warm_up(model: "Model") -> None:
-    """Runs it once, on a text of some length."""
-    import numpy as np
-
-    length = min(128, model.manifest.get("max_length", 128), longest(model))
-    ids = np.ones((1, length), np.int64)
-    model.decoder.step(ids, ids) if generates(model) else model.run(dict.fromkeys(model.inputs, ids))
-
-
 def draws(model: "Model", data: Path, length: str | int, size: int, seed: int) -> Callable[[], Batch]:
     """What gives a new batch (size, tokens) of the validation split at each call; the same ones for the same seed.
 

@@ -9,18 +9,36 @@ A folder is trusted only as far as its checksums hold (folder.py).
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
 from serving.folder import ModelError, Provider, open_folder
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
     from tokenizers import Encoding, Tokenizer
 
 Text = str | tuple[str, str]
 """A sentence, or the two sentences of a pair."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tokens:
+    """A text that its sender has tokenized: what the predictor reads of an `Encoding`, each (tokens,)."""
+
+    ids: Sequence[int]
+    attention_mask: Sequence[int]
+    type_ids: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+Row = Union["Encoding", Tokens]
+"""A tokenized text, not padded."""
 
 _FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
@@ -35,7 +53,8 @@ class Predictor:
         provider: where to run; `cuda` is an error when ONNX Runtime falls back to the CPU.
 
     Raises:
-        ModelError: no such folder or variant, a file that differs from the manifest, a decoder, or no such provider.
+        ModelError: no such folder or variant, a file that differs from the manifest, a decoder, a graph whose inputs or
+            outputs do not fit its labels, or no such provider.
     """
 
     def __init__(
@@ -46,7 +65,7 @@ class Predictor:
         threads: int = 1,
         provider: Provider = "cpu",
     ) -> None:
-        self.folder, self.variant = Path(folder), variant
+        self.folder, self.variant, self._provider = Path(folder), variant, provider
         opened = open_folder(
             self.folder,
             variant,
@@ -59,6 +78,8 @@ class Predictor:
         config = json.loads((self.folder / "config.json").read_text(encoding="utf8"))
         self.regression: bool = config.get("problem_type") == "regression"
         self.labels: list[str] = [name for _, name in sorted(config["id2label"].items(), key=lambda i: int(i[0]))]
+        self.vocabulary, self.types = config.get("vocab_size"), config.get("type_vocab_size", 1)
+        _check(self.session, self.path, len(self.labels))
         self.tokenizer, self._padding = _tokenizer(self.folder / "tokenizer.json", self.manifest["max_length"])
         self.inputs: list[str] = [entry.name for entry in self.session.get_inputs()]
 
@@ -68,15 +89,20 @@ class Predictor:
         Raises:
             ModelError: an entry is no text, or no pair where the task takes pairs.
         """
-        logits = self.logits(texts, batch_size)
+        scores = self.scores(self.logits(texts, batch_size))
         if self.regression:
-            return [{"score": float(value)} for value in logits[:, 0]]
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares = odds / odds.sum(axis=1, keepdims=True)
+            return [{"score": float(value)} for value in scores[:, 0]]
         return [
             {"label": self.labels[best], "score": float(row[best])}
-            for row, best in zip(shares, shares.argmax(1), strict=True)
+            for row, best in zip(scores, scores.argmax(1), strict=True)
         ]
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities (texts, labels), 0 to 1, of logits of that shape; of a regression the values as they are."""
+        if self.regression:
+            return logits
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return odds / odds.sum(axis=1, keepdims=True)
 
     def logits(self, texts: Sequence[Text], batch_size: int = 32) -> np.ndarray:
         """Logits (texts, outputs) float32 in the order given; texts of similar length share a batch."""
@@ -97,9 +123,12 @@ class Predictor:
                 raise ModelError(
                     f"{text!r:.80} is not {'a pair of texts' if pair else 'a text'}, which this model takes"
                 )
-        return self.tokenizer.encode_batch([tuple(text) if pair else text for text in texts])
+        try:
+            return self.tokenizer.encode_batch([tuple(text) if pair else text for text in texts])
+        except TypeError:
+            raise ModelError("a text has a lone surrogate; give well-formed Unicode") from None
 
-    def pad(self, encodings: Sequence["Encoding"], length: int = 0) -> dict[str, np.ndarray]:
+    def pad(self, encodings: Sequence[Row], length: int = 0) -> dict[str, np.ndarray]:
         """The graph's inputs, each (texts, longest text or `length`) int64."""
         shape = (len(encodings), max(length, *(len(e.ids) for e in encodings)))
         batch = {name: np.full(shape, self._padding[name], dtype=np.int64) for name in self.inputs}
@@ -109,8 +138,35 @@ class Predictor:
         return batch
 
     def run(self, batch: dict[str, np.ndarray]) -> np.ndarray:
-        """Logits (texts, outputs) of one padded batch."""
-        return self.session.run(["logits"], batch)[0]
+        """Logits (texts, outputs) float32 of one padded batch."""
+        if self._provider == "cpu":
+            return self.session.run(["logits"], batch)[0]
+        binding = self.session.io_binding()
+        for name, array in batch.items():
+            binding.bind_cpu_input(name, array)
+        binding.bind_output("logits", "cpu")
+        self.session.run_with_iobinding(binding)
+        return binding.copy_outputs_to_cpu()[0]
+
+    def warm_up(self) -> None:
+        """Runs once, on a text of some length, so that the first request does not pay for what is only set up then."""
+        shape = (1, min(128, self.manifest["max_length"]))
+        self.run({name: np.full(shape, name != "token_type_ids", np.int64) for name in self.inputs})
+
+
+def _check(session: "InferenceSession", path: Path, labels: int) -> None:
+    """The graph reads what the tokenizer makes, and gives a logit for every label."""
+    inputs = [entry.name for entry in session.get_inputs()]
+    if "input_ids" not in inputs or set(inputs) - set(_FIELDS):
+        raise ModelError(
+            f"{path} reads {', '.join(inputs)}; a classifier reads {', '.join(_FIELDS)}, or the first; export again"
+        )
+    outputs = {entry.name: entry.shape for entry in session.get_outputs()}
+    if len(shape := outputs.get("logits", [])) != 2 or (isinstance(shape[1], int) and shape[1] != labels):
+        raise ModelError(
+            f"{path} gives {outputs}, but config.json names {labels} labels, and logits of shape "
+            f"[texts, {labels}] are read: export it again"
+        )
 
 
 def _tokenizer(path: Path, max_length: int) -> tuple["Tokenizer", dict[str, int]]:

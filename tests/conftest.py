@@ -160,7 +160,7 @@ def wait_for(happened: Callable[[], Any], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
+        time.sleep(0.02)
 
 
 def settle(folder: Path) -> None:

@@ -1,0 +1,84 @@
+"""`python -m serving outputs/export/sentiment`: an exported model behind HTTP; `--help` tells the settings."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from serving.folder import ModelError
+from serving.settings import Settings, sentence
+
+if TYPE_CHECKING:
+    from serving.service import Service
+
+
+def main() -> None:
+    signal.signal(
+        signal.SIGTERM, _end
+    )  # uvicorn's own handler takes its place while it serves, and calls it at the end
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # `threads` and `instances` say which cores are used
+    try:
+        settings = CliApp.run(Settings)
+        serve(settings)
+    except ValidationError as error:
+        sys.exit(f"serving: {sentence(error)}")
+    except ModelError as error:
+        sys.exit(f"serving: {error}")
+
+
+def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        ModelError: a model cannot be served, or the address is not to be had.
+    """
+    import uvicorn
+
+    from serving.http.app import create_app
+    from serving.service import Service
+    from serving.telemetry import JsonLines
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    listening = _listen(settings)
+    service = Service(settings)
+    config = uvicorn.Config(
+        create_app(service), log_config=None, access_log=False, timeout_graceful_shutdown=settings.drain_seconds
+    )
+    server, (host, port) = uvicorn.Server(config), listening.getsockname()[:2]
+    one = service.student
+    logging.info("%s, version %s, %s: http://%s:%s", one.name, one.version, one.variant, host, port)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_serve(server, service, listening))
+
+
+async def _serve(server, service: "Service", listening: socket.socket) -> None:
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.look)
+    await server.serve(sockets=[listening])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Before the models are loaded, so that an address in use is told at once."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        raise ModelError(f"host {settings.host}, port {settings.port} is not to be had: {error.strerror}") from None
+    return bound
+
+
+def _end(*_: object) -> None:
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

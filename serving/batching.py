@@ -1,0 +1,196 @@
+"""Dynamic batching: requests that come at the same time share a run of the model.
+
+    batcher = Batcher(predictor.pad_and_run, limits, telemetry)
+    logits = await batcher.logits(count, tokenize)
+
+A text is tokenized in a thread, then waits in the queue. As soon as one of the model's instances is free (or, with
+`max_wait_ms`, a little later, if the batch is not full by then), it takes the text that has waited longest and those
+whose lengths are nearest, up to `max_tokens` with padding. So nothing starves, and a short text does not pay for a
+long one. The queue is bounded: what does not fit is refused at once, with the seconds after which to come again.
+
+Nothing but waiting happens on the event loop. A request that is cancelled takes its texts out of the queue.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from serving.predictor import Row
+    from serving.settings import Settings
+    from serving.telemetry import Telemetry
+
+TOKENIZERS = 2
+"""Threads that tokenize, so that a request of many texts does not keep all others waiting."""
+
+
+class QueueFull(Exception):
+    """No room for more.
+
+    Args:
+        seconds: after which to come again.
+    """
+
+    def __init__(self, reason: str, seconds: int) -> None:
+        super().__init__(f"{reason}; come again in {seconds} s")
+        self.seconds = seconds
+
+
+@dataclass(eq=False, kw_only=True)
+class Waiting:
+    """One text in the queue."""
+
+    row: "Row"
+    logits: "asyncio.Future[np.ndarray]"
+    arrived: float = field(default_factory=time.perf_counter)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+class Batcher:
+    """The queue before one model; lives on the event loop that it is started on.
+
+    Args:
+        run: tokenized texts -> logits (texts, outputs); called in threads, `settings.instances` at a time.
+        name: the model's, for the telemetry.
+    """
+
+    def __init__(
+        self, run: Callable[[Sequence["Row"]], np.ndarray], name: str, settings: "Settings", telemetry: "Telemetry"
+    ) -> None:
+        self._run, self._name, self._settings, self._telemetry = run, name, settings, telemetry
+        self._tokenizers = ThreadPoolExecutor(TOKENIZERS, "tokenize")
+        self._runners = ThreadPoolExecutor(settings.instances, "run")
+        self._rows: list[Waiting] = []
+        self._arrived, self._turn = asyncio.Event(), asyncio.Lock()
+        self._pace = 0.0
+        self._instances: list[asyncio.Task[None]] = []
+        self.inside = 0
+        """Texts accepted and not yet answered."""
+
+    def start(self) -> None:
+        self._instances = [asyncio.create_task(self._work()) for _ in range(self._settings.instances)]
+
+    async def close(self) -> None:
+        """Answers what was accepted, then stops."""
+        while self.inside:
+            await asyncio.sleep(0.02)
+        for instance in self._instances:
+            instance.cancel()
+        self._tokenizers.shutdown(wait=False)
+        self._runners.shutdown(wait=False)
+
+    async def logits(self, count: int, tokenize: Callable[[], Sequence["Row"]]) -> np.ndarray:
+        """Logits (count, outputs) of the texts that `tokenize` makes; it is called in a thread.
+
+        Raises:
+            QueueFull: before anything is done.
+            Exception: what `tokenize` raises, or what the model raised on the batch.
+        """
+        if self.inside + count > self._settings.max_queue:
+            seconds = max(1, math.ceil(self.inside * self._pace / self._settings.instances))
+            raise QueueFull(f"{self.inside} texts are waiting, and max_queue is {self._settings.max_queue}", seconds)
+        self.inside += count
+        try:
+            loop = asyncio.get_running_loop()
+            tokens = await loop.run_in_executor(self._tokenizers, tokenize)
+            rows = [Waiting(row=each, logits=loop.create_future()) for each in tokens]
+            self._rows += rows
+            self._arrived.set()
+            return np.stack(await asyncio.gather(*(row.logits for row in rows)))
+        finally:
+            self.inside -= count
+
+    async def _work(self) -> None:
+        """One instance: a batch after the other."""
+        loop = asyncio.get_running_loop()
+        while True:
+            async with self._turn:
+                rows = await self._next()
+            start = time.perf_counter()
+            try:
+                found = await loop.run_in_executor(self._runners, self._run, [row.row for row in rows])
+            except Exception as error:
+                _settle(rows, lambda row, error=error: row.logits.set_exception(error))
+                continue
+            self._told(rows, start)
+            logits = dict(zip(rows, found, strict=True))
+            _settle(rows, lambda row, logits=logits: row.logits.set_result(logits[row]))
+
+    async def _next(self) -> list[Waiting]:
+        """Waits for a batch, and takes it out of the queue."""
+        while True:
+            while not self._rows:
+                await self._arrival(None)
+            await self._filled()
+            self._rows = [row for row in self._rows if not row.logits.done()]  # who has gone needs no answer
+            if self._rows:
+                taken = nearest([len(row) for row in self._rows], self._settings.max_tokens, self._settings.padding)
+                rows = [self._rows[i] for i in taken]
+                self._rows = [row for i, row in enumerate(self._rows) if i not in taken]
+                return rows
+
+    async def _filled(self) -> None:
+        """Returns when there is a batch's worth of tokens, or the oldest text has waited `max_wait_ms`."""
+        deadline = self._rows[0].arrived + self._settings.max_wait_ms / 1000
+        while sum(map(len, self._rows)) < self._settings.max_tokens and (left := deadline - time.perf_counter()) > 0:
+            await self._arrival(left)
+
+    async def _arrival(self, seconds: float | None) -> None:
+        self._arrived.clear()
+        try:
+            await asyncio.wait_for(self._arrived.wait(), seconds)
+        except TimeoutError:
+            return
+
+    def _told(self, rows: list[Waiting], start: float) -> None:
+        seconds = time.perf_counter() - start
+        self._pace = 0.9 * self._pace + 0.1 * seconds / len(rows) if self._pace else seconds / len(rows)
+        self._telemetry.batch(
+            self._name,
+            texts=len(rows),
+            tokens=sum(map(len, rows)),
+            padded=len(rows) * max(map(len, rows)),
+            waited=[start - row.arrived for row in rows],
+            seconds=seconds,
+        )
+
+
+def _settle(rows: list[Waiting], settle: Callable[[Waiting], None]) -> None:
+    for row in rows:
+        if not row.logits.done():  # its client may have gone while the batch ran
+            settle(row)
+
+
+def nearest(lengths: Sequence[int], most: int, padding: float) -> set[int]:
+    """Of texts in the order of their arrival the first, and those nearest to it in length.
+
+    Sorted by length, the batch is a window around the first text that grows on the side that needs less padding
+    (ours), while it has at most `most` tokens, padding included, of which at most the share `padding` is padding.
+    A single text may be longer than `most`.
+
+    Returns their indices.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    low = order.index(0)
+    high, real = low + 1, lengths[0]
+    while True:
+        windows = [
+            (at, at[1] - at[0]) for at in ((low - 1, high), (low, high + 1)) if at[0] >= 0 and at[1] <= len(order)
+        ]
+        grown = []
+        for (start, end), size in windows:
+            padded = size * lengths[order[end - 1]]
+            tokens = real + lengths[order[start] if start < low else order[end - 1]]
+            if padded <= most and padded - tokens <= padding * padded:
+                grown.append((padded - tokens, start, end, tokens))
+        if not grown:
+            return set(order[low:high])
+        _, low, high, real = min(grown)

@@ -1,0 +1,231 @@
+"""Open Inference Protocol v2: health, metadata, and inference with JSON or binary tensors.
+
+A model takes `text` (and `text_pair` where it classifies pairs), BYTES of shape [n] or [n, 1]; or `input_ids` with
+`attention_mask` and `token_type_ids`, INT64 of shape [n, tokens]. It gives `label` BYTES [n] (none of a regression),
+`scores` and `logits`, FP32 [n, labels].
+"""
+
+import json
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from serving.http import tensors
+from serving.http.errors import PROBLEMS, Refused, told
+from serving.http.predict import check_count, classifier
+from serving.http.waiting import unless_gone
+from serving.predictor import Predictor, Tokens
+from serving.served import Served
+
+router = APIRouter(prefix="/v2", responses=PROBLEMS)
+LENGTH = "Inference-Header-Content-Length"
+"""The header that says how long the JSON before binary tensors is."""
+IDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+
+
+class Wanted(BaseModel):
+    """An output to be answered."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferRequest(BaseModel):
+    """Tensors to classify."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    id: str | None = None
+    """Comes back with the answer."""
+    parameters: dict[str, Any] = {}
+    """`binary_data_output`: answer in binary tensors."""
+    inputs: list[tensors.Tensor]
+    outputs: list[Wanted] | None = None
+    """Which of label, scores and logits; none: all."""
+
+
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/InferRequest"},
+                "example": {
+                    "inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["a fine film", "dull"]}]
+                },
+            }
+        },
+    }
+}
+
+
+@router.get("/health/live")
+async def live() -> dict[str, bool]:
+    """The process answers."""
+    return {"live": True}
+
+
+@router.get("/health/ready")
+async def ready(request: Request) -> JSONResponse:
+    """The models answer."""
+    going = request.app.state.service.ready
+    return JSONResponse({"ready": going}, 200 if going else 503)
+
+
+@router.get("")
+async def server() -> dict[str, Any]:
+    """Who serves."""
+    return {"name": "makd", "version": version("makd"), "extensions": ["binary_tensor_data"]}
+
+
+@router.get("/models/{name}")
+@router.get("/models/{name}/versions/{number}")
+async def model(request: Request, name: str, number: str | None = None) -> dict[str, Any]:
+    """What the model takes and gives."""
+    served = find(request, name, number)
+    predictor = classifier(served).model
+    texts = ["text", "text_pair"] if predictor.manifest["pair"] else ["text"]
+    inputs = [{"name": text, "datatype": "BYTES", "shape": [-1]} for text in texts]
+    inputs += [{"name": each, "datatype": "INT64", "shape": [-1, -1]} for each in predictor.inputs]
+    width = len(predictor.labels)
+    outputs = [{"name": each, "datatype": "FP32", "shape": [-1, width]} for each in ("scores", "logits")]
+    if not predictor.regression:
+        outputs.insert(0, {"name": "label", "datatype": "BYTES", "shape": [-1]})
+    return {
+        "name": served.name,
+        "versions": [served.version],
+        "platform": "onnxruntime_onnx",
+        "inputs": inputs,
+        "outputs": outputs,
+    }
+
+
+@router.get("/models/{name}/ready")
+@router.get("/models/{name}/versions/{number}/ready")
+async def model_ready(request: Request, name: str, number: str | None = None) -> JSONResponse:
+    """The model answers."""
+    served, going = find(request, name, number), request.app.state.service.ready
+    return JSONResponse({"name": served.name, "ready": going}, 200 if going else 503)
+
+
+@router.post("/models/{name}/infer", openapi_extra=BODY)
+@router.post("/models/{name}/versions/{number}/infer", openapi_extra=BODY)
+async def infer(request: Request, name: str, number: str | None = None) -> Response:
+    """Classifies the inputs."""
+    wanted, blob = _parse(await request.body(), request.headers.get(LENGTH))
+    if encoding := request.headers.get("content-encoding"):
+        raise Refused(415, f"the body is encoded as {encoding[:20]}; send it as it is")
+    served, logits = await unless_gone(request, _logits(request, name, number, wanted, blob))
+    return _answer(served, wanted, logits)
+
+
+def find(request: Request, name: str, number: str | None = None) -> Served:
+    """The model of that name (and version).
+
+    Raises:
+        Refused: it is not served here.
+    """
+    service = request.app.state.service
+    served = service.find(name)
+    if served is None:
+        known = ", ".join(one.name for one in service.models())
+        raise Refused(404, f"there is no model {name!r:.50} here; there is {known}")
+    if number not in (None, served.version):
+        raise Refused(404, f"{name} is served in version {served.version}, not {number!r:.50}")
+    return served
+
+
+def _parse(body: bytes, length: str | None) -> tuple[InferRequest, bytes]:
+    """The JSON, and the bytes that follow it."""
+    if length is not None and not (length.isascii() and length.isdigit() and int(length) <= len(body)):
+        raise Refused(400, f"{LENGTH} {length[:20]!r} is no length within the body of {len(body)} bytes")
+    end = len(body) if length is None else int(length)
+    try:
+        return InferRequest.model_validate_json(body[:end]), body[end:]
+    except ValidationError as error:
+        raise Refused(*told(error.errors())) from None
+
+
+async def _logits(
+    request: Request, name: str, number: str | None, wanted: InferRequest, blob: bytes
+) -> tuple[Served, np.ndarray]:
+    arrays = tensors.read(wanted.inputs, blob)
+    served = find(request, name, number)
+    lane = classifier(served)
+    _check_outputs(wanted, lane.model)
+    if "input_ids" in arrays:
+        rows = _tokens(arrays, lane.model)
+        check_count(request, len(rows))
+        return served, await lane.tokens(rows)
+    texts = _texts(arrays, ["text", "text_pair"] if lane.model.manifest["pair"] else ["text"])
+    check_count(request, len(texts))
+    return served, await lane.texts(texts)
+
+
+def _texts(arrays: dict[str, np.ndarray], names: list[str]) -> list[Any]:
+    if set(arrays) != set(names):
+        raise Refused(422, f"inputs are {', '.join(names)}, or input_ids; not {', '.join(arrays)!r:.80}")
+    for name, array in arrays.items():
+        if array.dtype != object or array.ndim not in (1, 2) or array.shape[1:] not in ((), (1,)):
+            raise Refused(
+                422, f"input {name} is BYTES of shape [n] or [n, 1], not {array.dtype} of {list(array.shape)}"
+            )
+    columns = [arrays[name].ravel().tolist() for name in names]
+    if len(set(map(len, columns))) > 1:
+        raise Refused(422, "text and text_pair have not the same number of elements")
+    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
+def _tokens(arrays: dict[str, np.ndarray], model: Predictor) -> list[Tokens]:
+    """Rows without the padding at their ends, so that each is as long as its text."""
+    ids = arrays["input_ids"]
+    whole = {"attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)} | arrays
+    most = {"input_ids": model.vocabulary, "attention_mask": 2, "token_type_ids": model.types}
+    for name, array in whole.items():
+        if name not in IDS or array.dtype.kind not in "iu" or array.ndim != 2 or array.shape != ids.shape:
+            raise Refused(
+                422, f"inputs are {', '.join(IDS)}, INT64 of one shape [n, tokens]; {name!r:.50} does not fit"
+            )
+        if array.size and not 0 <= array.min() <= array.max() < most[name]:
+            raise Refused(422, f"{name} has a value that is not from 0 to {most[name] - 1}")
+    mask = whole["attention_mask"]
+    if not mask.any(axis=1).all():
+        raise Refused(422, "a row has no tokens: its attention_mask is 0 everywhere")
+    ends = mask.shape[1] - mask[:, ::-1].argmax(axis=1)
+    if len(ends) and ends.max() > model.manifest["max_length"]:
+        raise Refused(422, f"a row has {ends.max()} tokens; this model reads {model.manifest['max_length']}")
+    return [Tokens(**{field: whole[name][row, :end] for name, field in IDS.items()}) for row, end in enumerate(ends)]
+
+
+def _outputs(model: Predictor) -> list[str]:
+    return ["scores", "logits"] if model.regression else ["label", "scores", "logits"]
+
+
+def _check_outputs(wanted: InferRequest, model: Predictor) -> None:
+    for output in wanted.outputs or []:
+        if output.name not in _outputs(model):
+            raise Refused(422, f"output {output.name!r:.50} is none of {', '.join(_outputs(model))}")
+
+
+def _answer(served: Served, wanted: InferRequest, logits: np.ndarray) -> Response:
+    model = classifier(served).model
+    scores = model.scores(logits)
+    labels = np.array([model.labels[best] for best in scores.argmax(1)], dtype=object)
+    values = {"label": labels, "scores": scores, "logits": logits}
+    asked = wanted.outputs or [Wanted(name=name) for name in _outputs(model)]
+    binary = wanted.parameters.get("binary_data_output") is True
+    made = [
+        tensors.write(one.name, values[one.name], one.parameters.get("binary_data", binary) is True) for one in asked
+    ]
+    said = {"model_name": served.name, "model_version": served.version, "outputs": [entry for entry, _ in made]}
+    if wanted.id is not None:
+        said["id"] = wanted.id
+    blob = b"".join(blob for _, blob in made)
+    if not any("parameters" in entry for entry, _ in made):
+        return JSONResponse(said)
+    head = json.dumps(said).encode()
+    return Response(head + blob, media_type="application/octet-stream", headers={LENGTH: str(len(head))})

@@ -1,0 +1,139 @@
+"""A loaded model and the queue before it: a classifier's, or a language model's."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from serving import source
+from serving.batching import Batcher, QueueFull
+from serving.folder import ModelError, read_manifest
+from serving.generator import Generator, Piece, Prompt
+from serving.predictor import Predictor, Row, Text
+
+if TYPE_CHECKING:
+    from serving.sampling import Sampling
+    from serving.settings import Settings
+    from serving.telemetry import Telemetry
+
+
+class Classifier:
+    """Texts in, logits out."""
+
+    def __init__(self, model: Predictor, name: str, settings: "Settings", telemetry: "Telemetry") -> None:
+        self.model, self._settings = model, settings
+        self._batcher = Batcher(lambda rows: model.run(model.pad(rows)), name, settings, telemetry)
+
+    @property
+    def inside(self) -> int:
+        """Texts accepted and not yet answered."""
+        return self._batcher.inside
+
+    def start(self) -> None:
+        """Begins to answer, on the running event loop."""
+        self._batcher.start()
+
+    async def close(self) -> None:
+        """Answers what was accepted, then stops."""
+        await self._batcher.close()
+
+    async def texts(self, texts: Sequence[Text], truncate: bool | None = None) -> np.ndarray:
+        """Logits (texts, outputs) float32.
+
+        Args:
+            truncate: what happens to long texts; None: as the settings say.
+
+        Raises:
+            ModelError: a text that the model cannot read.
+            QueueFull: come again later.
+        """
+        truncates = self._settings.long_texts == "truncate" if truncate is None else truncate
+        return await self._batcher.logits(len(texts), lambda: self._tokenize(texts, truncates))
+
+    async def tokens(self, rows: Sequence[Row]) -> np.ndarray:
+        """As `texts`, of what its sender has tokenized."""
+        return await self._batcher.logits(len(rows), lambda: rows)
+
+    def _tokenize(self, texts: Sequence[Text], truncate: bool) -> Sequence[Row]:
+        rows, most = self.model.encode(texts), self.model.manifest["max_length"]
+        for number, row in enumerate(rows):
+            if row.overflowing and not truncate:
+                raise ModelError(f"text {number} is longer than the {most} tokens that this model reads; shorten it")
+            if not len(row):
+                raise ModelError(f"text {number} has no tokens; give some text")
+        return rows
+
+
+class Writer:
+    """Prompts in, pieces of text out. Texts that are written at the same time take turns, token by token."""
+
+    def __init__(self, model: Generator, settings: "Settings") -> None:
+        self.model, self._settings, self.inside = model, settings, 0
+        self._steps = ThreadPoolExecutor(settings.instances, "write")
+
+    def start(self) -> None:
+        """Nothing to begin."""
+
+    async def close(self) -> None:
+        """Finishes the texts that were begun, then stops."""
+        while self.inside:
+            await asyncio.sleep(0.02)
+        self._steps.shutdown(wait=False)
+
+    async def pieces(self, prompt: Prompt, sampling: "Sampling") -> AsyncIterator[tuple[int, Piece]]:
+        """The continuation token by token, each with the number of the prompt's tokens.
+
+        Raises:
+            ModelError: a prompt or a stop token that cannot be; before the first piece.
+            QueueFull: come again later; before the first piece.
+        """
+        if self.inside >= self._settings.max_generations:
+            raise QueueFull(f"{self.inside} texts are being written, which is max_generations", 1)
+        self.inside += 1
+        try:
+            step = asyncio.get_running_loop().run_in_executor
+            ids = (await step(self._steps, self.model.encode, [prompt]))[0]
+            pieces = self.model.pieces(ids, sampling)
+            while piece := await step(self._steps, next, pieces, None):
+                yield len(ids), piece
+        finally:
+            self.inside -= 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A model as the service knows it."""
+
+    name: str
+    version: str
+    variant: str
+    card: str
+    """The folder's README.md, without its front matter."""
+    manifest: dict[str, Any]
+    lane: Classifier | Writer
+
+
+def load(model: str, name: str, variant: str, settings: "Settings", telemetry: "Telemetry") -> Served:
+    """Opens, checks and warms up a model; it does not answer yet.
+
+    Args:
+        model: a folder, or `models:/name@alias`.
+        name: as clients shall call it; empty: as export called it.
+
+    Raises:
+        ModelError: it is not there, or is no model that can be served so.
+    """
+    version = source.version(model)
+    with source.folder(model, version) as folder:
+        manifest = read_manifest(folder)
+        known = name or manifest.get("name") or folder.name
+        kind = Generator if manifest.get("kind") == "causal_lm" else Predictor
+        opened = kind(folder, variant, threads=settings.threads, provider=settings.provider)
+        card = folder / "README.md"
+        text = card.read_text(encoding="utf8").split("---\n", 2)[-1].strip() if card.is_file() else ""
+    opened.warm_up()
+    lane = Writer(opened, settings) if kind is Generator else Classifier(opened, known, settings, telemetry)
+    return Served(name=known, version=version, variant=variant, card=text, manifest=manifest, lane=lane)

@@ -1,0 +1,83 @@
+"""Where a model comes from: a folder, or MLflow's registry; and whether it has changed since.
+
+A folder's version is the beginning of its manifest's SHA-256, a registered model's the registry's number.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving.folder import ModelError, read_manifest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+REGISTRY = "models:/"
+
+
+def version(model: str) -> str:
+    """What the name stands for now.
+
+    Raises:
+        ModelError: there is no such folder, alias or version, or no MLflow to ask.
+    """
+    if not model.startswith(REGISTRY):
+        read_manifest(Path(model))
+        return hashlib.sha256((Path(model) / "manifest.json").read_bytes()).hexdigest()[:12]
+    from mlflow.exceptions import MlflowException
+
+    name, at, alias = model.removeprefix(REGISTRY).partition("@")
+    if not at:
+        name, _, number = name.rpartition("/")
+    try:
+        client = _client()
+        return (
+            client.get_model_version_by_alias(name, alias).version
+            if at
+            else client.get_model_version(name, number).version
+        )
+    except MlflowException as error:
+        raise ModelError(f"{model} is not in the registry: {error.message}") from None
+
+
+@contextmanager
+def folder(model: str, number: str) -> Iterator[Path]:
+    """The exported folder of that version, as long as it is needed.
+
+    Raises:
+        ModelError: the registered model is none that `export` made.
+    """
+    if not model.startswith(REGISTRY):
+        yield Path(model)
+        return
+    import mlflow
+
+    _client()
+    name = model.removeprefix(REGISTRY).partition("@")[0].split("/")[0]
+    with tempfile.TemporaryDirectory(prefix="makd-") as place:
+        got = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{REGISTRY}{name}/{number}", dst_path=place))
+        found = [path.parent for path in sorted(got.glob("artifacts/*/manifest.json"))]
+        if not found:
+            raise ModelError(
+                f"version {number} of {name} holds no folder that export wrote; register one with `dvc repro export`"
+            )
+        yield found[0]
+
+
+def _client() -> "MlflowClient":
+    """The registry that MLFLOW_TRACKING_URI names, or the checkout's own."""
+    try:
+        import mlflow
+    except ImportError:
+        raise ModelError(
+            f"a model of the registry ({REGISTRY}...) needs mlflow; install it, or give a folder"
+        ) from None
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        from stages.tracking import context, delivery
+
+        mlflow.set_tracking_uri(delivery.address(context.root()))
+    return mlflow.MlflowClient()
