@@ -29,7 +29,7 @@ class Browser:
         wanted = {
             "goog:chromeOptions": options,
             "goog:loggingPrefs": {"browser": "ALL"},
-            "timeouts": {"implicit": 20_000},
+            "timeouts": {"implicit": 60_000},
         }
         self._driver, self._session = driver, ""
         self._session = f"/session/{self._post('/session', capabilities={'alwaysMatch': wanted})['sessionId']}"
@@ -68,7 +68,7 @@ def browser() -> Iterator[Browser]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen([driver, f"--port={port}"], stdout=subprocess.DEVNULL)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
         try:
             wait_for(lambda: answers(client), 30)
             browser = Browser(client, binary)
