@@ -92,7 +92,9 @@ def _told(run: Run) -> Run:
     times = "  ".join(f"{name[:-3]} {run[name]:.1f}" for name in ("p50_ms", "p99_ms", "max_ms") if name in run)
     errors = "".join(f"  {kind} x {count}" for kind, count in run["errors"].items())
     lost = "" if run["loop"] == "closed" or kept_up(run) else "  (not sustained)"
-    print(f"{run['loop']:6} {who:>18}: {run['per_second']:.1f}/s answered, ms: {times}{errors}{lost}")
+    late = run.get("late_ms", 0)
+    slow = f"  (of which this tool's own lag, p99: {late:.1f})" if late > 0.1 * run.get("p99_ms", 0) else ""
+    print(f"{run['loop']:6} {who:>18}: {run['per_second']:.1f}/s answered, ms: {times}{slow}{errors}{lost}")
     return run
 
 
