@@ -35,11 +35,13 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 
 def _lines(axes: "Axes", runs: list[dict[str, Any]], across: str) -> None:
+    from matplotlib.ticker import LogLocator
+
     for name, label in SHOWN.items():
         axes.plot([run[across] for run in runs], [run[name] for run in runs], marker="o", markersize=4, label=label)
-    axes.set_yscale("log")
+    axes.set_yscale("log", subs=[])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
     axes.set_xlim(left=0)
     axes.margins(y=0.1)
     axes.grid(True, which="major", alpha=0.3)
