@@ -117,12 +117,14 @@ class Batcher:
             start = time.perf_counter()
             try:
                 found = await loop.run_in_executor(self._runners, self._run, [row.row for row in rows])
+                self._told(rows, start)
+                for row, logits in zip(rows, found, strict=True):
+                    if not row.logits.done():  # its client may have gone while the batch ran
+                        row.logits.set_result(logits)
             except Exception as error:
-                _settle(rows, lambda row, error=error: row.logits.set_exception(error))
-                continue
-            self._told(rows, start)
-            logits = dict(zip(rows, found, strict=True))
-            _settle(rows, lambda row, logits=logits: row.logits.set_result(logits[row]))
+                for row in rows:
+                    if not row.logits.done():
+                        row.logits.set_exception(error)
 
     async def _next(self) -> list[Waiting]:
         """Waits for a batch, and takes it out of the queue."""
@@ -161,12 +163,6 @@ class Batcher:
             waited=[start - row.arrived for row in rows],
             seconds=seconds,
         )
-
-
-def _settle(rows: list[Waiting], settle: Callable[[Waiting], None]) -> None:
-    for row in rows:
-        if not row.logits.done():  # its client may have gone while the batch ran
-            settle(row)
 
 
 def nearest(lengths: Sequence[int], most: int, padding: float) -> set[int]:

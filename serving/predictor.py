@@ -78,9 +78,10 @@ class Predictor:
         config = json.loads((self.folder / "config.json").read_text(encoding="utf8"))
         self.regression: bool = config.get("problem_type") == "regression"
         self.labels: list[str] = [name for _, name in sorted(config["id2label"].items(), key=lambda i: int(i[0]))]
-        self.vocabulary, self.types = config.get("vocab_size"), config.get("type_vocab_size", 1)
         _check(self.session, self.path, len(self.labels))
         self.tokenizer, self._padding = _tokenizer(self.folder / "tokenizer.json", self.manifest["max_length"])
+        self.vocabulary: int = config.get("vocab_size", self.tokenizer.get_vocab_size())
+        self.types: int = config.get("type_vocab_size", 1)
         self.inputs: list[str] = [entry.name for entry in self.session.get_inputs()]
 
     def predict(self, texts: Sequence[Text], batch_size: int = 32) -> list[dict[str, str | float]]:

@@ -18,7 +18,7 @@ class Sampling:
     max_tokens: int = 128
     """Most tokens to write; fewer where the model can read no more."""
     temperature: float = 0.0
-    """Logits are divided by it before a token is drawn; 0 takes the likeliest (greedy)."""
+    """Logits are divided by it before a token is drawn; 0 (or below 1e-5) takes the likeliest (greedy)."""
     top_k: int = 0
     """Draw from the k likeliest tokens only; 0: from all."""
     top_p: float = 1.0
@@ -46,7 +46,7 @@ class Sampling:
 
     def choose(self, logits: np.ndarray, generators: list[np.random.Generator]) -> list[int]:
         """One token per row; logits (rows, vocabulary)."""
-        if not self.temperature:
+        if self.temperature < 1e-5:
             return logits.argmax(-1).tolist()
         shares = self.shares(logits)
         return [int(rng.choice(len(row), p=row)) for row, rng in zip(shares, generators, strict=True)]

@@ -1,10 +1,11 @@
 """A loaded model and the queue before it: a classifier's, or a language model's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from serving.sampling import Sampling
     from serving.settings import Settings
     from serving.telemetry import Telemetry
+
+
+T = TypeVar("T")
 
 
 class Classifier:
@@ -83,24 +87,41 @@ class Writer:
             await asyncio.sleep(0.02)
         self._steps.shutdown(wait=False)
 
-    async def pieces(self, prompt: Prompt, sampling: "Sampling") -> AsyncIterator[tuple[int, Piece]]:
-        """The continuation token by token, each with the number of the prompt's tokens.
+    @contextmanager
+    def seats(self, count: int) -> Iterator[None]:
+        """Room to write so many texts.
 
         Raises:
-            ModelError: a prompt or a stop token that cannot be; before the first piece.
-            QueueFull: come again later; before the first piece.
+            QueueFull: come again later.
+            ModelError: there is never so much room.
         """
-        if self.inside >= self._settings.max_generations:
-            raise QueueFull(f"{self.inside} texts are being written, which is max_generations", 1)
-        self.inside += 1
+        most = self._settings.max_generations
+        if count > most:
+            raise ModelError(f"{count} prompts, but max_generations is {most}; send them in several requests")
+        if self.inside + count > most:
+            raise QueueFull(f"{self.inside} texts are being written, and max_generations is {most}", 1)
+        self.inside += count
         try:
-            step = asyncio.get_running_loop().run_in_executor
-            ids = (await step(self._steps, self.model.encode, [prompt]))[0]
-            pieces = self.model.pieces(ids, sampling)
-            while piece := await step(self._steps, next, pieces, None):
-                yield len(ids), piece
+            yield
         finally:
-            self.inside -= 1
+            self.inside -= count
+
+    async def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """The prompts' tokens.
+
+        Raises:
+            ModelError: as the generator.
+        """
+        return await self._step(self.model.encode, prompts)
+
+    async def pieces(self, ids: Sequence[int], sampling: "Sampling") -> AsyncIterator[Piece]:
+        """The continuation of a prompt, token by token."""
+        pieces = self.model.pieces(ids, sampling)
+        while piece := await self._step(next, pieces, None):
+            yield piece
+
+    async def _step(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._steps, work, *arguments)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,11 @@ def test_a_registered_model_takes_text(tmp_path: Path, monkeypatch: pytest.Monke
     import mlflow
     import pandas
 
-    from serving.predictor import Predictor
+    from serving import source
+    from serving.predictor import ModelError, Predictor
+    from serving.served import load
+    from serving.settings import Settings
+    from serving.telemetry import Telemetry
     from stages.tracking.delivery import Delivery
     from stages.tracking.journal import Journal
 
@@ -89,5 +93,9 @@ def test_a_registered_model_takes_text(tmp_path: Path, monkeypatch: pytest.Monke
         answer = loaded.predict(["a fine film", "a dull film"])
         assert answer == predictor.predict(["a fine film", "a dull film"])
     assert [row["label"] for row in answer] == ["positive", "negative"]
+    served = load("models:/makd-film@challenger", "", "fp32", Settings(model="-"), Telemetry())
+    assert served.version == version.version and served.lane.model.predict(["a fine film"] if not pair else pairs[:1])
+    with pytest.raises(ModelError, match=r"models:/makd-film@champion is not in the registry"):
+        source.version("models:/makd-film@champion")
     requirements = Path(mlflow.pyfunc.get_model_dependencies("models:/makd-film@challenger")).read_text()
     assert "onnxruntime" in requirements and "torch" not in requirements

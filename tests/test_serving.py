@@ -4,11 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from service_at_work import served
 
 from serving.benchmark import benchmark
 from serving.predictor import ModelError, Predictor
@@ -123,6 +125,15 @@ def test_truncates_where_the_manifest_says(place: Path) -> None:
     np.testing.assert_array_equal(predictor.logits(["film " * 100]), predictor.logits(["film " * 50]))
 
 
+def test_the_service_answers_as_the_predictor(place: Path) -> None:
+    """32 clients, mixed lengths: what a text shares its batch with does not show."""
+    expected = Predictor(place / "exported").predict(sentences(place))
+    with served(place / "exported", max_tokens=128) as (_, client), ThreadPoolExecutor(32) as pool:
+        answers = pool.map(lambda text: client.post("/predict", json={"inputs": text}).json()[0], sentences(place))
+        for found, row in zip(answers, expected, strict=True):
+            assert found["label"] == row["label"] and found["score"] == pytest.approx(row["score"], abs=1e-6)
+
+
 @pytest.mark.parametrize("wrong", [3, None, ("one", "two"), ["x"] * 3])
 def test_what_is_no_text_is_refused(place: Path, wrong: object) -> None:
     with pytest.raises(ModelError, match="is not a text"):
@@ -135,6 +146,15 @@ def test_a_changed_file_is_refused(copy: Path, file: str) -> None:
     blob[len(blob) // 2] ^= 1
     (copy / file).write_bytes(blob)
     with pytest.raises(ModelError, match=f"{file} differs from its checksum"):
+        Predictor(copy)
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+def test_a_graph_of_other_labels_is_refused(copy: Path, labels: int) -> None:
+    config = json.loads((copy / "config.json").read_text()) | {"id2label": {str(i): f"l{i}" for i in range(labels)}}
+    (copy / "config.json").write_text(json.dumps(config))
+    write_manifest(copy, json.loads((copy / "manifest.json").read_text()))
+    with pytest.raises(ModelError, match=rf"config\.json names {labels} labels"):
         Predictor(copy)
 
 

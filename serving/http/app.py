@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from serving.http import about, errors, predict, v2
+from serving.http import about, completions, errors, predict, v2
 from serving.http.guard import Access, Guard
 from serving.service import Service
 
@@ -25,7 +25,7 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(title=f"makd: {service.student.name}", lifespan=lifespan, redoc_url=None)
     app.state.service = service
-    for part in (predict, v2, about):
+    for part in (predict, v2, completions, about):
         app.include_router(part.router)
     errors.install(app)
     settings = service.settings

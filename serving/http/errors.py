@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 
 from serving.batching import QueueFull
@@ -75,6 +76,18 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
         return problem(request.url.path, 500, "the model failed on this request; the log says why")
+
+
+def in_one_sentence(reason: str) -> WrapValidator:
+    """What a field of several forms says in place of one error for each form."""
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError("form", reason) from None
+
+    return WrapValidator(check)
 
 
 def told(errors: Any) -> tuple[int, str]:

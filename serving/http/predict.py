@@ -4,10 +4,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field
 
-from serving.http.errors import PROBLEMS, Refused
+from serving.http.errors import PROBLEMS, Refused, in_one_sentence
 from serving.http.waiting import unless_gone
 from serving.predictor import Text
 from serving.served import Classifier, Served
@@ -22,21 +21,15 @@ class PredictRequest(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    inputs: str | Sequence | Annotated[list[Sequence], Field(min_length=1)]
+    inputs: Annotated[
+        str | Sequence | Annotated[list[Sequence], Field(min_length=1)],
+        in_one_sentence('give a text, a pair ["a", "b"], or a batch [["a"], ["b"]]'),
+    ]
     """A text, `["text", "its pair"]`, or a batch: `[["a text"], ["another"]]`, `[["a", "b"], ["c", "d"]]`."""
     raw_scores: bool = False
     """Logits in place of probabilities."""
     truncate: bool | None = None
     """Whether a text that is longer than the model reads is cut (true) or refused; null: as the server is set."""
-
-    @field_validator("inputs", mode="wrap")
-    @classmethod
-    def _in_one_sentence(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            reason = 'give a text, a pair ["a", "b"], or a batch [["a"], ["b"]], in well-formed Unicode'
-            raise PydanticCustomError("inputs", reason) from None
 
 
 class Prediction(BaseModel):

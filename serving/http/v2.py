@@ -6,6 +6,7 @@ A model takes `text` (and `text_pair` where it classifies pairs), BYTES of shape
 """
 
 import json
+import re
 from importlib.metadata import version
 from typing import Any
 
@@ -14,17 +15,16 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serving.http import tensors
+from serving.http import inputs, tensors
 from serving.http.errors import PROBLEMS, Refused, told
 from serving.http.predict import check_count, classifier
 from serving.http.waiting import unless_gone
-from serving.predictor import Predictor, Tokens
+from serving.predictor import Predictor
 from serving.served import Served
 
 router = APIRouter(prefix="/v2", responses=PROBLEMS)
 LENGTH = "Inference-Header-Content-Length"
 """The header that says how long the JSON before binary tensors is."""
-IDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
 class Wanted(BaseModel):
@@ -88,9 +88,8 @@ async def model(request: Request, name: str, number: str | None = None) -> dict[
     """What the model takes and gives."""
     served = find(request, name, number)
     predictor = classifier(served).model
-    texts = ["text", "text_pair"] if predictor.manifest["pair"] else ["text"]
-    inputs = [{"name": text, "datatype": "BYTES", "shape": [-1]} for text in texts]
-    inputs += [{"name": each, "datatype": "INT64", "shape": [-1, -1]} for each in predictor.inputs]
+    texts = [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in inputs.columns(predictor)]
+    ids = [{"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in predictor.inputs]
     width = len(predictor.labels)
     outputs = [{"name": each, "datatype": "FP32", "shape": [-1, width]} for each in ("scores", "logits")]
     if not predictor.regression:
@@ -99,7 +98,7 @@ async def model(request: Request, name: str, number: str | None = None) -> dict[
         "name": served.name,
         "versions": [served.version],
         "platform": "onnxruntime_onnx",
-        "inputs": inputs,
+        "inputs": texts + ids,
         "outputs": outputs,
     }
 
@@ -116,9 +115,9 @@ async def model_ready(request: Request, name: str, number: str | None = None) ->
 @router.post("/models/{name}/versions/{number}/infer", openapi_extra=BODY)
 async def infer(request: Request, name: str, number: str | None = None) -> Response:
     """Classifies the inputs."""
-    wanted, blob = _parse(await request.body(), request.headers.get(LENGTH))
     if encoding := request.headers.get("content-encoding"):
         raise Refused(415, f"the body is encoded as {encoding[:20]}; send it as it is")
+    wanted, blob = _parse(await request.body(), request.headers.get(LENGTH))
     served, logits = await unless_gone(request, _logits(request, name, number, wanted, blob))
     return _answer(served, wanted, logits)
 
@@ -141,7 +140,7 @@ def find(request: Request, name: str, number: str | None = None) -> Served:
 
 def _parse(body: bytes, length: str | None) -> tuple[InferRequest, bytes]:
     """The JSON, and the bytes that follow it."""
-    if length is not None and not (length.isascii() and length.isdigit() and int(length) <= len(body)):
+    if length is not None and not (re.fullmatch("[0-9]{1,10}", length) and int(length) <= len(body)):
         raise Refused(400, f"{LENGTH} {length[:20]!r} is no length within the body of {len(body)} bytes")
     end = len(body) if length is None else int(length)
     try:
@@ -158,47 +157,12 @@ async def _logits(
     lane = classifier(served)
     _check_outputs(wanted, lane.model)
     if "input_ids" in arrays:
-        rows = _tokens(arrays, lane.model)
+        rows = inputs.tokens(arrays, lane.model)
         check_count(request, len(rows))
         return served, await lane.tokens(rows)
-    texts = _texts(arrays, ["text", "text_pair"] if lane.model.manifest["pair"] else ["text"])
+    texts = inputs.texts(arrays, lane.model)
     check_count(request, len(texts))
     return served, await lane.texts(texts)
-
-
-def _texts(arrays: dict[str, np.ndarray], names: list[str]) -> list[Any]:
-    if set(arrays) != set(names):
-        raise Refused(422, f"inputs are {', '.join(names)}, or input_ids; not {', '.join(arrays)!r:.80}")
-    for name, array in arrays.items():
-        if array.dtype != object or array.ndim not in (1, 2) or array.shape[1:] not in ((), (1,)):
-            raise Refused(
-                422, f"input {name} is BYTES of shape [n] or [n, 1], not {array.dtype} of {list(array.shape)}"
-            )
-    columns = [arrays[name].ravel().tolist() for name in names]
-    if len(set(map(len, columns))) > 1:
-        raise Refused(422, "text and text_pair have not the same number of elements")
-    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
-
-
-def _tokens(arrays: dict[str, np.ndarray], model: Predictor) -> list[Tokens]:
-    """Rows without the padding at their ends, so that each is as long as its text."""
-    ids = arrays["input_ids"]
-    whole = {"attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)} | arrays
-    most = {"input_ids": model.vocabulary, "attention_mask": 2, "token_type_ids": model.types}
-    for name, array in whole.items():
-        if name not in IDS or array.dtype.kind not in "iu" or array.ndim != 2 or array.shape != ids.shape:
-            raise Refused(
-                422, f"inputs are {', '.join(IDS)}, INT64 of one shape [n, tokens]; {name!r:.50} does not fit"
-            )
-        if array.size and not 0 <= array.min() <= array.max() < most[name]:
-            raise Refused(422, f"{name} has a value that is not from 0 to {most[name] - 1}")
-    mask = whole["attention_mask"]
-    if not mask.any(axis=1).all():
-        raise Refused(422, "a row has no tokens: its attention_mask is 0 everywhere")
-    ends = mask.shape[1] - mask[:, ::-1].argmax(axis=1)
-    if len(ends) and ends.max() > model.manifest["max_length"]:
-        raise Refused(422, f"a row has {ends.max()} tokens; this model reads {model.manifest['max_length']}")
-    return [Tokens(**{field: whole[name][row, :end] for name, field in IDS.items()}) for row, end in enumerate(ends)]
 
 
 def _outputs(model: Predictor) -> list[str]:
