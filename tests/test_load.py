@@ -165,10 +165,9 @@ def test_percentiles_are_numpys() -> None:
 
 
 class Server:
-    """A real HTTP server on loopback: /predict answers after `delay`, `workers` at a time."""
+    """A real HTTP server on loopback: /predict answers after `delay` seconds, `workers` at a time, so many requests."""
 
     def __init__(self) -> None:
-        self.delay, self.workers, self.status, self.asked = 0.0, 1000, 200, []
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -196,11 +195,12 @@ class Server:
             start = time.perf_counter()
             await asyncio.sleep(self.delay)
             self.served.append(time.perf_counter() - start)
-        return web.json_response([[{"label": "good", "score": 1.0}]] * len(inputs), status=self.status)
+        status = 200 if len(self.asked) <= self.answers else 503
+        return web.json_response([[{"label": "good", "score": 1.0}]] * len(inputs), status=status)
 
-    def reset(self, delay: float = 0.0, workers: int = 1000, status: int = 200) -> "Server":
+    def reset(self, delay: float = 0.0, workers: int = 1000, answers: int = 1_000_000) -> "Server":
         """As new; call it between tests."""
-        self.delay, self.status, self.asked, self.served = delay, status, [], []
+        self.delay, self.answers, self.asked, self.served = delay, answers, [], []
         self._free = asyncio.Semaphore(workers)
         return self
 
@@ -252,7 +252,7 @@ def test_a_real_stall_is_in_the_tail(server: Server) -> None:
 
 
 def test_errors_by_kind(server: Server) -> None:
-    server.reset(status=503)
+    server.reset(answers=0)
     assert summary(run(server, closed, 2, 0.2), 0.2)["errors"].keys() == {"HTTP 503"}
     server.reset(delay=2.0)
     found = summary(run(server, opened, [0.0, 0.05], timeout=0.3), 0.1)
@@ -268,7 +268,17 @@ def test_nothing_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sys, "argv", ["load", "http://127.0.0.1:9", "--output", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match=r"http://127\.0\.0\.1:9 does not answer .*python -m serving") as found:
         main()
-    assert isinstance(found.value.code, str) and not (tmp_path / "out").exists()
+    assert isinstance(found.value.code, str) and not list((tmp_path / "out").iterdir())
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["load", "http://127.0.0.1:9", "--output", str(tmp_path / "file/out")])
+    with pytest.raises(SystemExit, match=r"file/out cannot be written \(Not a directory\)"):
+        main()
+
+
+def test_a_service_that_refuses_all_has_no_saturation(server: Server) -> None:
+    server.reset(answers=1)
+    with pytest.raises(ModelError, match="none was answered: HTTP 503"):
+        asyncio.run(load(Load(url=server.url, clients=[1], seconds=0.1, warmup=0)))
 
 
 def test_wrong_settings_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

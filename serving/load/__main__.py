@@ -49,11 +49,24 @@ async def load(settings: Load) -> dict[str, Any]:
             return kept_up(runs[-1], settings.limit_ms)
 
         if not rates:
-            found["saturation"] = highest = await saturation(keeps_up, max(run["per_second"] for run in runs))
+            found["saturation"] = highest = await saturation(keeps_up, _most(runs))
             rates = [highest * share for share in settings.shares]
         for rate in rates:
             await keeps_up(rate)
     return found
+
+
+def _most(runs: list[Run]) -> float:
+    """Requests answered per second, in the best of the runs.
+
+    Raises:
+        ModelError: none was answered.
+    """
+    if found := max(run["per_second"] for run in runs):
+        return found
+    raise ModelError(
+        f"of {runs[-1]['sent']} requests none was answered: {', '.join(runs[-1]['errors'])}; mend that first"
+    )
 
 
 async def _closed(client: Client, bodies: list[bytes], clients: int) -> Run:
@@ -102,12 +115,14 @@ def main() -> None:
     """The command line."""
     try:
         settings = CliApp.run(Load)
+        settings.output.mkdir(parents=True, exist_ok=True)
         found = asyncio.run(load(settings))
+    except OSError as error:
+        sys.exit(f"load: --output {error.filename} cannot be written ({error.strerror}); name another folder")
     except ValidationError as error:
         sys.exit(f"load: {sentence(error)}")
     except ModelError as error:
         sys.exit(f"load: {error}")
-    settings.output.mkdir(parents=True, exist_ok=True)
     (settings.output / "load.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf8")
     plot(found, settings.output / "load.png")
     if "saturation" in found:

@@ -87,7 +87,7 @@ class Client:
             return TIMEOUT
         except aiohttp.ClientConnectorError as error:
             return "no connection" if error.errno != errno.EMFILE else "too many open files here"
-        except aiohttp.ClientError:
+        except (aiohttp.ClientError, OSError):
             return "connection lost"
 
     def _judge(self, answer: bytes) -> str | None:
@@ -106,7 +106,7 @@ class Client:
         try:
             async with self.session.post(self.url, data=body) as response:
                 said = await response.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise ModelError(
                 f"{self.settings.url} does not answer ({str(error) or 'timeout'}); "
                 "start the service, for example `python -m serving outputs/export/<task>`"
