@@ -55,9 +55,9 @@ class Settings(BaseSettings):
     max_tokens: Count = 4096
     """Most tokens of a batch, padding included."""
     max_wait_ms: Annotated[float, Field(ge=0)] = 0.0
-    """How long a text may wait for others to fill its batch, when the model is free; 0 pays on CPUs."""
-    padding: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Largest share of a batch that is padding."""
+    """How long a text may wait for others to fill its batch, while the model is free; 0: none."""
+    padding: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Largest share of a batch that is padding. Less: smaller batches, less work in vain."""
     max_queue: Count = 512
     """Texts accepted and not yet answered; further ones are refused with 429 and Retry-After."""
     max_generations: Count = 16

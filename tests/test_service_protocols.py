@@ -1,7 +1,10 @@
 """Open Inference Protocol v2, JSON and binary, and OpenAI's completions, in front of graphs that count and spell."""
 
+import functools
 import hashlib
 import json
+import operator
+import re
 import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -349,6 +352,21 @@ def test_writers_are_bounded_and_leave_their_seats(speller) -> None:
                 assert "".join(event["choices"][0]["text"] for event in one.result()) == "bcde"
     finally:
         decoder.step = step
+
+
+def test_the_openapi_page_is_whole_and_its_examples_work(client: httpx.Client, speller) -> None:
+    for each, name in ((client, "film"), (speller[1], "letters")):
+        page = each.get("/openapi.json").json()
+        for place in set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(page))):
+            functools.reduce(operator.getitem, place.split("/"), page)
+        answers = []
+        for path, methods in page["paths"].items():
+            for content in methods.get("post", {}).get("requestBody", {}).get("content", {}).values():
+                examples = [e["value"] for e in content.get("examples", {}).values()] or [content["example"]]
+                url = path.format(name=name, number=each.get("/info").json()["model_sha"])
+                answers += [each.post(url, json=example).status_code for example in examples]
+        right = 4 if each is client else 2
+        assert sorted(answers) == [200] * right + [404] * (6 - right)
 
 
 def test_a_classifier_does_not_write_and_a_writer_does_not_classify(client: httpx.Client, speller) -> None:

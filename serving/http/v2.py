@@ -63,6 +63,13 @@ BODY = {
 }
 
 
+def document(page: dict[str, Any]) -> dict[str, Any]:
+    """Adds the form of a request to the OpenAPI page, which cannot see it: the body may be binary."""
+    form = InferRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    page["components"]["schemas"] |= form.pop("$defs") | {InferRequest.__name__: form}
+    return page
+
+
 @router.get("/health/live")
 async def live() -> dict[str, bool]:
     """The process answers."""
