@@ -16,9 +16,9 @@ RUN /opt/makd/bin/pip install --no-deps . && /opt/makd/bin/pip uninstall --yes p
 FROM python:${PYTHON}-slim
 COPY --from=build /opt/makd /opt/makd
 # Nothing is written at run time, so the file system may be read-only.
-ENV PATH=/opt/makd/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 MAKD_HOST=0.0.0.0 MAKD_PORT=8000
+ENV PATH=/opt/makd/bin:$PATH PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+  MAKD_HOST=0.0.0.0 MAKD_PORT=8000
 USER 10001:10001
-WORKDIR /model
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
   CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"MAKD_PORT\"]}/v2/health/ready', timeout=2)"]
