@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from serving.telemetry import Telemetry
 
 TOKENIZERS = 2
-"""Threads that tokenize, so that a request of many texts does not keep all others waiting."""
+LARGE = 50_000
+"""Requests of more characters are tokenized in a thread of their own, one at a time: 2 MB take seconds, for which no
+other request shall wait."""
 
 
 class QueueFull(Exception):
@@ -67,6 +69,7 @@ class Batcher:
     ) -> None:
         self._run, self._name, self._settings, self._telemetry = run, name, settings, telemetry
         self._tokenizers = ThreadPoolExecutor(TOKENIZERS, "tokenize")
+        self._large = ThreadPoolExecutor(1, "tokenize-large")
         self._runners = ThreadPoolExecutor(settings.instances, "run")
         self._rows: list[Waiting] = []
         self._arrived, self._turn = asyncio.Event(), asyncio.Lock()
@@ -84,11 +87,14 @@ class Batcher:
             await asyncio.sleep(0.02)
         for instance in self._instances:
             instance.cancel()
-        self._tokenizers.shutdown(wait=False)
-        self._runners.shutdown(wait=False)
+        for pool in (self._tokenizers, self._large, self._runners):
+            pool.shutdown(wait=False)
 
-    async def logits(self, count: int, tokenize: Callable[[], Sequence["Row"]]) -> np.ndarray:
+    async def logits(self, count: int, size: int, tokenize: Callable[[], Sequence["Row"]]) -> np.ndarray:
         """Logits (count, outputs) of the texts that `tokenize` makes; it is called in a thread.
+
+        Args:
+            size: characters of all texts together.
 
         Raises:
             QueueFull: before anything is done.
@@ -100,7 +106,7 @@ class Batcher:
         self.inside += count
         try:
             loop = asyncio.get_running_loop()
-            tokens = await loop.run_in_executor(self._tokenizers, tokenize)
+            tokens = await loop.run_in_executor(self._large if size > LARGE else self._tokenizers, tokenize)
             rows = [Waiting(row=each, logits=loop.create_future()) for each in tokens]
             self._rows += rows
             self._arrived.set()

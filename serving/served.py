@@ -55,11 +55,12 @@ class Classifier:
             QueueFull: come again later.
         """
         truncates = self._settings.long_texts == "truncate" if truncate is None else truncate
-        return await self._batcher.logits(len(texts), lambda: self._tokenize(texts, truncates))
+        size = sum(len(part) for text in texts for part in ([text] if isinstance(text, str) else text))
+        return await self._batcher.logits(len(texts), size, lambda: self._tokenize(texts, truncates))
 
     async def tokens(self, rows: Sequence[Row]) -> np.ndarray:
         """As `texts`, of what its sender has tokenized."""
-        return await self._batcher.logits(len(rows), lambda: rows)
+        return await self._batcher.logits(len(rows), 0, lambda: rows)
 
     def _tokenize(self, texts: Sequence[Text], truncate: bool) -> Sequence[Row]:
         rows, most = self.model.encode(texts), self.model.manifest["max_length"]

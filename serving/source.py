@@ -79,5 +79,8 @@ def _client() -> "MlflowClient":
     if "MLFLOW_TRACKING_URI" not in os.environ:
         from stages.tracking import context, delivery
 
-        mlflow.set_tracking_uri(delivery.address(context.root()))
+        own = delivery.address(context.root())
+        if not Path(own.removeprefix("sqlite:///")).is_file():
+            raise ModelError(f"{own} does not exist; set MLFLOW_TRACKING_URI to where the registry is")
+        mlflow.set_tracking_uri(own)
     return mlflow.MlflowClient()

@@ -229,6 +229,20 @@ def test_short_texts_do_not_pay_for_long_ones(films: Path) -> None:
         assert gate.batches == [(1, 1), (4, 3), (2, 16), (1, 16)]
 
 
+def test_nobody_waits_while_large_texts_are_tokenized(films: Path) -> None:
+    with served(films) as (service, client), ThreadPoolExecutor(4) as pool:
+        model, tokenized = service.student.lane.model, threading.Event()
+        encode = model.encode
+        model.encode = lambda texts: encode(texts) if len(texts[0]) < 50_000 or tokenized.wait(20) else None
+        large = [pool.submit(client.post, "/predict", json={"inputs": "fine " * 20_000}) for _ in range(4)]
+        wait_for(lambda: service.student.lane.inside == 4, 10)
+        check(client.post("/predict", json={"inputs": "dull"}).json(), "dull")
+        assert not any(one.done() for one in large)
+        tokenized.set()
+        for one in large:
+            check(one.result().json(), "fine " * 16)
+
+
 def test_a_model_that_is_free_waits_for_more(films: Path) -> None:
     with served(films, max_wait_ms=300) as (service, client), ThreadPoolExecutor(4) as pool:
         gate = Gate(service)
@@ -283,10 +297,26 @@ def test_a_body_that_does_not_come_is_given_up(films: Path) -> None:
         assert b"408 Request Timeout" in slow.recv(4096)
 
 
-def test_a_changed_model_takes_over_under_load(films: Path, tmp_path: Path) -> None:
+def relabeled(folder: Path, config: bytes, link: Path) -> Path:
+    """Says in the manifest that the config is another, and puts the folder where the link leads, at one stroke."""
+    facts = json.loads((folder / "manifest.json").read_text())
+    facts["files"]["config.json"] = hashlib.sha256(config).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(facts))
+    (link.parent / "new").symlink_to(folder)
+    return (link.parent / "new").rename(link)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A folder with labels of its own, which its manifest does not know."""
+    folder = exported(tmp_path / "other", pair=False)
+    (folder / "config.json").write_text(json.dumps({"id2label": {"0": "bad", "1": "good"}}))
+    return folder
+
+
+def test_a_changed_model_takes_over_under_load(films: Path, other: Path, tmp_path: Path) -> None:
     """No request fails; each answer is wholly one model's; a broken folder changes nothing."""
-    other, link, names, done = exported(tmp_path / "other", pair=False), tmp_path / "link", [], threading.Event()
-    (other / "config.json").write_text(json.dumps({"id2label": {"0": "bad", "1": "good"}}))
+    link, names, done = tmp_path / "link", [], threading.Event()
     link.symlink_to(films)
 
     def ask(_: int) -> None:
@@ -295,13 +325,8 @@ def test_a_changed_model_takes_over_under_load(films: Path, tmp_path: Path) -> N
             names.append(tuple(row["label"] for row in found))
             assert found[0]["score"] == pytest.approx(scores("a fine film")["positive"])
 
-    def take(folder: Path, config: bytes) -> None:
-        """Puts a folder whose manifest says that of its config in the place of the one that is served."""
-        facts = json.loads((folder / "manifest.json").read_text())
-        facts["files"]["config.json"] = hashlib.sha256(config).hexdigest()
-        (folder / "manifest.json").write_text(json.dumps(facts))
-        (tmp_path / "new").symlink_to(folder)
-        (tmp_path / "new").rename(link)
+    def take(config: bytes) -> None:
+        relabeled(other, config, link)
         count = len(names)
         loop.call_soon_threadsafe(service.look)
         wait_for(lambda: len(names) > count + 30, 10)
@@ -309,10 +334,10 @@ def test_a_changed_model_takes_over_under_load(films: Path, tmp_path: Path) -> N
     with served(link, name="film") as (service, client), ThreadPoolExecutor(4) as pool:
         loop, asking = service._watch.get_loop(), [pool.submit(ask, number) for number in range(4)]
         try:
-            take(other, b"another")
+            take(b"another")
             wait_for(lambda: 'makd_swaps_total{result="failed"} 1.0' in client.get("/metrics").text, 10)
             assert set(names) == {("positive", "negative")}
-            take(other, (other / "config.json").read_bytes())
+            take((other / "config.json").read_bytes())
             wait_for(lambda: names[-1] == ("good", "bad"), 10)
         finally:
             done.set()
@@ -320,6 +345,15 @@ def test_a_changed_model_takes_over_under_load(films: Path, tmp_path: Path) -> N
             each.result()
         assert set(names) == {("positive", "negative"), ("good", "bad")}
         assert client.get("/info").json()["labels"] == ["bad", "good"]
+
+
+def test_a_changed_model_is_found_by_looking(films: Path, other: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(films)
+    with served(link, name="film", poll_seconds=0.05) as (_, client):
+        assert client.get("/info").json()["labels"] == ["negative", "positive"]
+        relabeled(other, (other / "config.json").read_bytes(), link)
+        wait_for(lambda: client.get("/info").json()["labels"] == ["bad", "good"], 10)
 
 
 def test_sigterm_answers_what_was_accepted_and_ends_with_0(films: Path) -> None:
@@ -339,6 +373,7 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_0(films: Path) -> None:
                 asked = [asyncio.create_task(client.post("/predict", json=body)) for _ in range(2)]
                 while 'makd_inside{model="film"} 400.0' not in (await client.get("/metrics")).text:
                     assert not any(task.done() for task in asked)
+                server.send_signal(signal.SIGHUP)  # looks for a changed model; there is none
                 server.send_signal(signal.SIGTERM)
                 return [len((await task).json()) for task in asked]
 

@@ -93,7 +93,13 @@ def test_needs_neither_torch_nor_transformers(place: Path) -> None:
         "import sys; from serving.predictor import Predictor\n"
         f"print(Predictor({str(place / 'exported')!r}).predict(['a fine film'])[0]['label'])\n"
         "heavy = {'torch', 'transformers', 'stages', 'pydantic', 'onnx'} & set(sys.modules)\n"
-        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+        "sys.exit(f'loaded {heavy}') if heavy else None\n"
+        "from serving.http.app import create_app\n"
+        "from serving.service import Service\n"
+        "from serving.settings import Settings\n"
+        f"create_app(Service(Settings(model={str(place / 'exported')!r})))\n"
+        "heavy = {'torch', 'transformers', 'stages', 'mlflow'} & set(sys.modules)\n"
+        "sys.exit(f'the service loaded {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -179,6 +185,14 @@ def test_cuda_that_fell_back_is_an_error(place: Path) -> None:
         pytest.skip("this machine has CUDA")
     with pytest.raises(ModelError, match="fell back to CPUExecutionProvider"):
         Predictor(place / "exported", provider="cuda")
+
+
+def test_bound_inputs_and_outputs_give_the_same(place: Path) -> None:
+    """What runs on CUDA, here with a session on the CPU."""
+    predictor = Predictor(place / "exported")
+    batch = predictor.pad(predictor.encode(sentences(place)[:5]))
+    expected, predictor._provider = predictor.run(batch), "cuda"
+    np.testing.assert_array_equal(predictor.run(batch), expected)
 
 
 def measured(place: Path, output: Path, student: Path, **changes) -> tuple[dict, Notes]:

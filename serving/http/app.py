@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from serving.http import about, completions, errors, predict, v2
+from serving.http import about, completions, errors, infer, predict, v2
 from serving.http.guard import Access, Guard
 from serving.service import Service
 
@@ -25,10 +25,10 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(title=f"makd: {service.student.name}", lifespan=lifespan, redoc_url=None)
     app.state.service = service
-    for part in (predict, v2, completions, about):
+    for part in (predict, v2, infer, completions, about):
         app.include_router(part.router)
     errors.install(app)
-    app.openapi_schema = v2.document(app.openapi())
+    app.openapi_schema = infer.document(app.openapi())
     settings = service.settings
     limits = {"max_bytes": settings.max_bytes, "body_seconds": settings.body_seconds}
     app.add_middleware(Guard, key=settings.key(), **limits)

@@ -10,10 +10,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from serving.batching import QueueFull
 from serving.folder import ModelError
 
+CLIENT_GONE = 499
+"""The status of an answer that nobody waits for any more, in log and metrics (nginx's)."""
 TYPES = {
     400: "Malformed",
     401: "Unauthorized",
@@ -68,6 +71,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ModelError)
     async def unreadable(request: Request, error: ModelError) -> JSONResponse:
         return problem(request.url.path, 422, str(error))
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return problem(request.url.path, CLIENT_GONE, "the client has gone")
 
     @app.exception_handler(QueueFull)
     async def full(request: Request, error: QueueFull) -> JSONResponse:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.http.errors import Refused, problem
+from serving.http.errors import CLIENT_GONE, Refused, problem
 
 if TYPE_CHECKING:
     from serving.telemetry import Telemetry
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 OPEN = {"/", "/health", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
 """What needs no key: what probes and browsers ask for first, and nothing that runs a model or tells of its use."""
 INFERENCE = re.compile(r"/predict|/v2/.*/infer|/v1/completions")
-CLIENT_GONE = 499
 LINGER = 32
 """A request that is too large is read on up to this many times the limit, so that its sender sees the answer."""
 log = logging.getLogger("serving.access")

@@ -6,8 +6,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from serving.http.errors import Refused
-from serving.http.guard import CLIENT_GONE
+from serving.http.errors import CLIENT_GONE, Refused
 
 T = TypeVar("T")
 
