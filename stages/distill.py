@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.command import command
-from stages.settings import Distill
+from stages.settings import BadInput, Distill
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from stages.tracking import Run
 
 
@@ -25,7 +27,8 @@ def distill(
 
     Raises:
         BadInput: an objective cannot compare these models, such as one that names a layer they do not have; language
-            models have different vocabularies; augmented text is wanted that is not there.
+            models have different vocabularies; augmented text is wanted that is not there; a student is to write that
+            cannot.
     """
     import torch
     from transformers import AutoTokenizer, set_seed
@@ -39,6 +42,10 @@ def distill(
 
     task, tokenizer = read_task(data), AutoTokenizer.from_pretrained(data / "tokenizer")
     causal = task.kind == "causal_lm"
+    if settings.on_policy and not causal:
+        raise BadInput(f"distill.on_policy is for causal_lm tasks, and this one is a {task.kind}; set it to null")
+    for name, folder in (("teacher", teacher), ("student", student)):
+        _require_same_tokens(name, folder, tokenizer)
     set_seed(seed)
     model = with_dropout(load(student, dtype=torch.float32), settings.dropout)
     trainer, metrics = train(
@@ -64,6 +71,18 @@ def distill(
         (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         _plot(output / "history.csv", output / "terms.png")
     return metrics
+
+
+def _require_same_tokens(name: str, folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raises BadInput where a model has a tokenizer that is not the one of its texts."""
+    from stages.models.vocabulary import difference, tokenizer_of
+
+    own = tokenizer_of(str(folder))
+    if own and (found := difference(own, tokenizer)):
+        raise BadInput(
+            f"the {name} means {found[1]!r} by token {found[0]}, and the prepared text {found[2]!r}; make all of them "
+            "from one base.model: run prepare, finetune and factorize again"
+        )
 
 
 def _file(settings: Distill, data: Path, teacher: Path, state: Path) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.command import command
-from stages.settings import Base, Factorize
+from stages.settings import BadInput, Base, Factorize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,8 @@ def factorize(settings: Factorize, *, data: Path, teacher: Path, output: Path, s
     A student that needs no factorization is saved as the plain architecture, any other as a low-rank model.
 
     Raises:
-        BadInput: the budget cannot be met, or layers or widths that the teacher cannot be cut to.
+        BadInput: the budget cannot be met, or layers or widths that the teacher cannot be cut to; or a model to start
+            from that has another vocabulary.
     """
     from transformers import AutoTokenizer
 
@@ -46,6 +47,7 @@ def factorize(settings: Factorize, *, data: Path, teacher: Path, output: Path, s
 
     model, tokenizer = load(teacher), AutoTokenizer.from_pretrained(teacher)
     if settings.start:
+        _require_same_tokens(settings.start, tokenizer)
         start = _start(settings.start, read_task(data), seed)
         plan = taken(settings, model, start)
     else:
@@ -63,6 +65,19 @@ def factorize(settings: Factorize, *, data: Path, teacher: Path, output: Path, s
     plot(made, settings, output / "spectra.png")
     run.metrics(metrics)
     return metrics | described
+
+
+def _require_same_tokens(start: str, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raises BadInput where the model to start from has a tokenizer that is not the teacher's."""
+    from stages.models.base import locate
+    from stages.models.vocabulary import difference, tokenizer_of
+
+    own = tokenizer_of(locate(Base(model=start), setting="factorize.start"))
+    if own and (found := difference(own, tokenizer)):
+        raise BadInput(
+            f"factorize.start {start} means {found[1]!r} by token {found[0]}, the teacher {found[2]!r}; start from a "
+            "model with the teacher's tokenizer"
+        )
 
 
 def _start(folder: str, task: "Task", seed: int) -> "PreTrainedModel":

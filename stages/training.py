@@ -135,7 +135,8 @@ def fingerprint(*parts: Any) -> str:
     for part in parts:
         if isinstance(part, Path):
             for file in sorted(p for p in [part, *part.rglob("*")] if p.is_file()):
-                digest.update(str(file.relative_to(part)).encode() + hashlib.sha256(file.read_bytes()).digest())
+                with file.open("rb") as opened:  # a packed corpus may be larger than the memory
+                    digest.update(str(file.relative_to(part)).encode() + hashlib.file_digest(opened, "sha256").digest())
         else:
             digest.update(json.dumps(part, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]
@@ -153,15 +154,15 @@ class OrderedTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         together = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        lengths = self.train_dataset["length"] if self.grouped else range(len(self.train_dataset))
+        lengths = list(self.train_dataset["length"]) if self.grouped else range(len(self.train_dataset))
         return LengthGrouped(lengths, together, self.args.seed, self.grouped)
 
 
 class LengthGrouped(Sampler[int]):
     """A fresh permutation each epoch, in which those of similar lengths stand together (or not, as asked)."""
 
-    def __init__(self, lengths: list[int], together: int, seed: int, grouped: bool) -> None:
-        self.lengths, self.together, self.seed, self.grouped = list(lengths), together, seed, grouped
+    def __init__(self, lengths: Sequence[int], together: int, seed: int, grouped: bool) -> None:
+        self.lengths, self.together, self.seed, self.grouped = lengths, together, seed, grouped
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -173,7 +174,7 @@ class LengthGrouped(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         if not self.grouped:
-            return iter(torch.randperm(len(self.lengths), generator=generator).tolist())
+            return map(int, torch.randperm(len(self.lengths), generator=generator))
         return iter(get_length_grouped_indices(self.lengths, self.together, generator=generator))
 
 
@@ -205,6 +206,11 @@ def write_history(rows: list[dict], path: Path) -> None:
 
 
 class _Mark(TrainerCallback):
+    """Marks whole checkpoints, and logs with each: what is summed up for the next log is in none of them."""
+
+    def on_step_end(self, args, state, control, **kwargs: Any) -> None:
+        control.should_log |= control.should_save
+
     def on_save(self, args, state, control, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / DONE).touch()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,26 @@ def test_the_loss_is_the_mean_over_examples_of_the_mean_over_tokens(place, tmp_p
     assert found == pytest.approx(np.mean([loss / tokens for loss, _, tokens in each]), rel=1e-4)
 
 
+def test_inner_states_are_compared_where_a_token_is_asked_for(place, tmp_path):
+    """The first step's hidden states of the first layer, row by row without padding, in float64."""
+    import pandas as pd
+
+    rows = read_split(place / "prepare/data", "train")
+    alone = dict.fromkeys(Distill().objectives.active()) | {"hidden": {"layers": [1]}}
+    run_distill(place, tmp_path / "d", batch_size=len(rows), objectives=alone)
+    models, each = [load(place / f"{stage}/model").double() for stage in ("factorize", "finetune")], []
+    for row in rows:
+        asked = np.flatnonzero(np.array(row["labels"][1:]) != IGNORED)
+        with torch.no_grad():
+            ours, theirs = (
+                model(input_ids=torch.tensor([row["input_ids"]]), output_hidden_states=True).hidden_states[1][0, asked]
+                for model in models
+            )
+        each.append(float((ours - theirs).square().sum() / theirs.square().sum()))
+    found = pd.read_csv(tmp_path / "d/history.csv")["loss/hidden"].dropna().iloc[0]
+    assert found == pytest.approx(np.mean(each), rel=1e-4)
+
+
 def test_padding_of_labels_asks_for_nothing(place):
     from transformers import AutoTokenizer
 
@@ -280,6 +301,36 @@ def test_other_vocabularies_are_refused_before_training(place, tmp_path):
             Distill(**SMALL), data=place / "prepare/data", teacher=place / "finetune/model",
             student=tmp_path / "other", output=tmp_path, state=tmp_path / "s", seed=1, run=Run(),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["sums"], indirect=True)
+def test_tokens_of_other_ids_are_refused_although_they_are_as_many(place, tmp_path):
+    """A student, a teacher and a model to start from whose tokenizer has two ids exchanged."""
+    other, data = tmp_path / "other", place / "prepare/data"
+    shutil.copytree(place / "finetune/model", other)
+    described = json.loads((other / "tokenizer.json").read_text())
+    words = described["model"]["vocab"]
+    (one, five), (two, nine) = ((token, number) for token, number in words.items() if number in (5, 9))
+    words[one], words[two] = nine, five
+    (other / "tokenizer.json").write_text(json.dumps(described))
+    own = {"student": place / "factorize/model", "teacher": place / "finetune/model"}
+    for name in own:
+        with pytest.raises(BadInput) as refusal:
+            distill(
+                Distill(**SMALL), data=data, output=tmp_path, state=tmp_path / "s", seed=1, run=Run(),
+                **own | {name: other},
+            )  # fmt: skip
+        assert str(refusal.value).startswith(f"the {name} means {two!r} by token {five}, and the prepared text {one!r}")
+    known = {"data": data, "teacher": own["teacher"], "output": tmp_path / "out", "seed": 1, "run": Run()}
+    with pytest.raises(
+        BadInput, match=r"^factorize\.start .*other means .* by token 5, the teacher .*; start from a m"
+    ):
+        factorize(Factorize(start=str(other)), **known)
+    for file in other.glob("*token*"):
+        file.unlink()
+    known["output"].mkdir()
+    settings = Factorize(start=str(other), multiple_of=1, calibration=Calibration(examples=8))
+    assert factorize(settings, **known)["share"] < 1, "a model without a tokenizer is taken at its word"
 
 
 def test_a_base_model_that_is_none_is_refused(place, tiny_model, tiny_decoder, tmp_path):

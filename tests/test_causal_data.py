@@ -1,6 +1,7 @@
 """What a causal language model reads and is asked: packed text, prompts with responses, chats."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_of_chats_the_assistants_turns_are_asked_for(tmp_path, tiny_decoder, tin
     assert asked_text(data, "validation", 3) == ("It is 3.</s>" + last if turns == "all" else last)
 
 
-def test_too_long_conversations_lose_what_was_given_and_never_a_response(tmp_path, tiny_decoder, tiny_text):
+def test_too_long_conversations_lose_what_was_given_and_never_a_response(tmp_path, tiny_decoder, tiny_text, capsys):
     whole, _ = prepared(tiny_decoder, tiny_text, tmp_path / "whole", "sums", SUMS)
     longest = max(read_split(whole, "train")["length"])
     responses = [len(labels) - answer(labels) for labels in read_split(whole, "train")["labels"]]
@@ -88,9 +89,11 @@ def test_too_long_conversations_lose_what_was_given_and_never_a_response(tmp_pat
     assert [asked_text(data, "train", row) for row in range(30)] == [sums(n)["answer"] + "</s>" for n in range(10, 40)]
     assert max(read_split(data, "train")["length"]) == longest - 3
     limit = sorted(responses)[len(responses) // 2]
-    if limit >= 8:
-        _, metrics = prepared(tiny_decoder, tiny_text, tmp_path / "dropped", "sums", SUMS, max_length=limit)
-        assert metrics["train"]["dropped"] == sum(length + 1 > limit for length in responses)
+    _, metrics = prepared(tiny_decoder, tiny_text, tmp_path / "dropped", "sums", SUMS, max_length=limit)
+    dropped = sum(length + 1 > limit for length in responses)
+    assert metrics["train"]["dropped"] == dropped > 0
+    said = f"train: {dropped} of 30 rows are left out, whose last response does not fit prepare.max_length {limit}\n"
+    assert said in capsys.readouterr().out
 
 
 def test_what_fits():
@@ -110,6 +113,10 @@ def written(folder: Path, *rows: dict) -> Path:
     return folder
 
 
+def spoken(*roles: str, empty: int | None = None) -> list[dict[str, str]]:
+    return [{"role": role, "content": "" if turn == empty else "x"} for turn, role in enumerate(roles)]
+
+
 @pytest.mark.parametrize(
     ("task", "row", "sentence"),
     [
@@ -124,13 +131,40 @@ def written(folder: Path, *rows: dict) -> Path:
         (SUMS, {"question": "x", "answer": "one " * 40}, "prepare.max_length 32 is less than any response of train"),
         (CHATS, {"messages": "hello"}, "line 1: messages is 'hello', not a list of {role, content}; correct that row"),
         (CHATS, {"messages": [{"role": "user", "content": "x"}]}, "line 1: messages has no turn of the assistant"),
-        (CHATS, {"messages": [{"role": "assistant", "content": ""}]}, "turn 1 of messages is empty; fill in or remove"),
+        (CHATS, {"messages": spoken("user", "assistant", empty=1)}, "turn 2 of messages is empty; fill in or remove"),
+        (
+            CHATS,
+            {"messages": spoken("system", "assistant")},
+            "turn 2 of messages is the assistant's, and none of the us",
+        ),
+        (
+            CHATS,
+            {"messages": spoken("human", "assistant")},
+            "line 1: turn 2 of messages is the assistant's, and none o",
+        ),
+        (
+            CHATS,
+            {"messages": spoken("system", "user", "user", "assistant")},
+            "turns 2 and 3 of messages are both the user's; user and assistant speak in turns, correct that row",
+        ),
+        (
+            CHATS,
+            {"messages": spoken("user", "assistant", "assistant")},
+            "turns 2 and 3 of messages are both the assist",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused(tmp_path, tiny_decoder, task, row, sentence):
     with pytest.raises(BadInput) as refusal:
         prepared(tiny_decoder, written(tmp_path / "in", row), tmp_path / "out", "mine", task)
     assert sentence in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_tools_turns_may_stand_between(tmp_path, tiny_decoder):
+    roles = ("system", "user", "assistant", "tool", "tool", "assistant", "user", "assistant", "user", "user")
+    source = written(tmp_path / "in", {"messages": spoken(*roles)})
+    data, _ = prepared(tiny_decoder, source, tmp_path / "out", "mine", CHATS, max_length=64)
+    assert asked_text(data, "train", 0) == "x</s>" * 3
 
 
 def test_one_empty_response_is_refused_by_its_line(tmp_path, tiny_decoder):
@@ -158,6 +192,9 @@ def test_what_the_tokenizer_lacks_is_refused(tmp_path, tiny_decoder, tiny_text):
     endless = changed(tiny_decoder, tmp_path / "endless", eos_token=None)
     with pytest.raises(BadInput, match=r"base\.model .*endless has no end token; give a causal language model"):
         prepared(endless, tiny_text, tmp_path / "b", "stories", STORIES)
+    shutil.copytree(tiny_decoder, tmp_path / "mute", ignore=shutil.ignore_patterns("*token*"))
+    with pytest.raises(BadInput, match=r"^base\.model .*mute has no tokenizer; a model folder has config\.json"):
+        prepared(tmp_path / "mute", tiny_text, tmp_path / "e", "stories", STORIES)
     with pytest.raises(BadInput, match=r"prepare\.max_length 65 is more than .* can read; set it to 64 or less"):
         prepared(tiny_decoder, tiny_text, tmp_path / "c", "stories", STORIES, max_length=65)
     with pytest.raises(BadInput, match=r"prepare\.augment makes sentences that have labels; set it to null"):

@@ -141,13 +141,18 @@ def rows(side: str, window: int = 99):
             yield b, i, [j for j in range(max(0, i - window + 1), i + 1) if real[j]]
 
 
-def over_rows(ours: list[Tensor], theirs: list[Tensor], side: str, distance, window: int = 99, pairs: bool = False):
-    """Mean over layers and examples of the mean over heads and queries (or pairs) of distance(teacher's, student's)."""
+def over_rows(
+    ours: list[Tensor], theirs: list[Tensor], side: str, distance, window: int = 99, pairs: bool = False, asked=None
+):
+    """Mean over layers and examples of the mean over heads and queries (or pairs) of distance(teacher's, student's).
+
+    Of all real queries, or of those that are asked.
+    """
     layers = []
     for s, t in zip(ours, theirs, strict=True):
         examples: dict[int, list] = {}
         for b, i, keys in rows(side, window):
-            for h in range(s.shape[1]):
+            for h in range(s.shape[1] if asked is None or asked[b, i] else 0):
                 found = distance(t[b, h, i, keys].double().numpy(), s[b, h, i, keys].double().numpy())
                 examples.setdefault(b, []).extend(found if pairs else [found])
         layers.append(np.mean([np.mean(each) for each in examples.values()]))
@@ -170,6 +175,42 @@ def test_attention_objectives_equal_the_loop(case, side):
     assert value(AttentionKL(), student, teacher, side).item() == pytest.approx(expected, rel=1e-4)
     expected = over_rows(ours, theirs, side, lambda t, s: list((t - s) ** 2), window, pairs=True)
     assert value(AttentionMSE(), student, teacher, side).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_prompts_are_looked_at_and_not_compared(side):
+    """Every objective against a float64 loop over the positions asked, whose queries see the prompt's keys."""
+    teacher, real = tiny("llama"), known(side).mask.bool()
+    student, asked = noisy(teacher), real & (real.cumsum(1) > 2) & (real.flip(1).cumsum(1).flip(1) > 1)
+    batch = Batch(mask=known(side).mask, labels=torch.zeros(3), asked=asked)
+
+    def found(term: Objective) -> float:
+        models = captured(student, term, side, "student"), captured(teacher.requires_grad_(False), term, side)
+        return term(*models, batch).item()
+
+    def loop(term: Objective, name: str, distance) -> float:
+        ours, theirs = (captured(model, term, side) for model in (student, teacher))
+        return np.mean([
+            distance(*(x[name, layer][b, asked[b]].detach().double().numpy() for x in (ours, theirs)))
+            for layer in (1, 2) for b in range(3)
+        ])  # fmt: skip
+
+    def squares(s: np.ndarray, t: np.ndarray) -> float:
+        return ((s - t) ** 2).sum() / (t**2).sum()
+
+    def angle(s: np.ndarray, t: np.ndarray) -> float:
+        return np.mean(1 - (s * t).sum(1) / np.linalg.norm(s, axis=1) / np.linalg.norm(t, axis=1))
+
+    near = {"rel": 1e-4}
+    assert found(HiddenStates()) == pytest.approx(loop(HiddenStates(), "hidden", squares), **near)
+    assert found(HiddenCosine(layers="all")) == pytest.approx(loop(HiddenStates(), "hidden", angle), **near)
+    matrices = Matrices(layers="all")
+    each = [loop(matrices, name, squares) for name in ("q", "k", "v", "up", "gate", "down")]
+    assert found(matrices) == pytest.approx(np.mean(each), **near)
+    scores = [library_scores(model, side) for model in (student, teacher)]
+    assert found(AttentionKL()) == pytest.approx(over_rows(*scores, side, kl, asked=asked), **near)
+    expected = over_rows(*scores, side, lambda t, s: list((t - s) ** 2), pairs=True, asked=asked)
+    assert found(AttentionMSE()) == pytest.approx(expected, **near)
 
 
 def test_relations_look_back_only():

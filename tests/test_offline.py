@@ -1,5 +1,6 @@
 """The offline teacher: what is read from disk teaches as the teacher itself does, or as one that says no more."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -190,6 +191,39 @@ def test_two_processes_are_one_with_twice_the_batch(place, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert drift(tmp_path / "one", tmp_path / "two") < 1e-4
     assert done.stdout.count("offline teacher: ") == 1
+
+
+def alone(rank: int, folder: Path, found: multiprocessing.Queue) -> None:
+    """One of two processes that nobody watches over; the teacher of the first says too much for the disk."""
+
+    def said():
+        yield [0], torch.zeros(1, 6)
+        raise OSError("No space left on device")
+
+    os.environ["RANK"] = str(rank)
+    given = {"init_method": f"file://{folder / 'store'}", "rank": rank, "world_size": 2}
+    torch.distributed.init_process_group("gloo", **given)
+    try:
+        offline.keep(Offline(k=2), folder / "a.npy", counts=[1, 1], classes=6, said=said())
+    except Exception as error:
+        found.put((rank, type(error), str(error)))
+
+
+def test_where_the_first_process_fails_none_waits_for_ever(tmp_path):
+    (tmp_path / "a.npy.failed").write_text("of an earlier run")
+    context = multiprocessing.get_context("fork")  # torch is there already
+    found = context.Queue()
+    processes = [context.Process(target=alone, args=(rank, tmp_path, found)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    try:
+        told = {rank: (kind, text) for rank, kind, text in (found.get(timeout=120) for _ in processes)}
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    reason = "No space left on device"
+    assert told == {0: (OSError, reason), 1: (BadInput, f"distill.offline failed in the first process: {reason}")}
 
 
 @pytest.mark.parametrize("place", ["reviews"], indirect=True)

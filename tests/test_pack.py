@@ -371,15 +371,31 @@ def test_the_hub_is_streamed(tmp_path: Path, tiny_model: Path, monkeypatch: pyte
         run(tmp_path / "none", "someone/texts", tiny_model)
 
 
+def test_a_data_set_of_the_hub_may_stand_in_a_folder(tmp_path: Path) -> None:
+    """Its tables are in folders of its own; where it has several configurations, one is named."""
+    configs = "".join(
+        f"- config_name: {name}\n  data_files:\n  - {{split: train, path: {name}/train-*}}\n" for name in ("one", "two")
+    )
+    for name, count in (("one", 3), ("two", 5)):
+        (tmp_path / name).mkdir()
+        pd.DataFrame({"text": TEXTS[:count]}).to_parquet(tmp_path / name / "train-00000-of-00001.parquet")
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    for source, count in ((f"{tmp_path}:two", 5), (tmp_path / "one", 3)):
+        found = documents(Corpus(source=str(source)), "mine")
+        assert {split: list(texts) for split, texts in found.items()} == {"train": TEXTS[:count]}
+    with pytest.raises(BadInput, match=r"cannot be loaded as a data set \(.*\['one', 'two'\]\); give a file"):
+        documents(Corpus(source=str(tmp_path)), "mine")
+
+
 def test_a_data_set_that_is_not_there(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     def missing(*_: Any) -> None:
-        raise ConnectionError("no such data set\nand more")
+        raise ConnectionError("no such data set\nand\nmore")
 
     monkeypatch.setattr(datasets, "get_dataset_split_names", missing)
     with pytest.raises(
-        BadInput, match=r"source someone/texts is no file or folder here .*\(no such data set\); give a"
+        BadInput, match=r"source someone/texts is no file or folder here .*\(no such data set and\); give a"
     ):
         run(tmp_path / "out", "someone/texts", tiny_model)
 

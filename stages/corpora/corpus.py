@@ -12,8 +12,9 @@ class Corpus(BaseModel):
 
     source: str
     """A file (.txt, .tokens, .jsonl, .parquet, .csv), a folder of such files, a hub id (`owner/name`, or with its
-    configuration `owner/name:config`), or `bundled`. In a folder, files named `valid`, `validation` or `dev` are the
-    validation text, those named `test` are left out."""
+    configuration `owner/name:config`), a folder with a data set of the hub (or `folder:config`), or `bundled`. In a
+    folder of files, those named `valid`, `validation` or `dev` are the validation text, those named `test` are left
+    out."""
     text: str = "text"
     """The column of the text in JSONL, Parquet, CSV and on the hub, one document a row."""
     documents: Literal["lines", "blank_lines", "articles"] = "lines"

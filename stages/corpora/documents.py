@@ -4,6 +4,7 @@ corpus.txt | .tokens | .jsonl | .parquet | .csv         one file
 <folder>/wiki.train.tokens, wiki.valid.tokens           the split is a word of the name
 <folder>/part-0.parquet, part-1.parquet, ...            no such words: all of it is train
 owner/name, owner/name:config                           the hub, streamed
+<folder>/data/train-00000-of-00002.parquet, ...         a data set of the hub in a local folder; or <folder>:config
 """
 
 import json
@@ -47,13 +48,24 @@ def documents(corpus: Corpus, row: str, source: str = "") -> dict[str, Iterator[
 def _source(corpus: Corpus, row: str, setting: str) -> dict[str, Iterator[str]]:
     if corpus.source == "bundled":
         return {split: iter(table.columns["sentence"]) for split, table in bundled.tables().items()}
-    place = Path(corpus.source).expanduser()
-    if not place.exists() and place.suffix not in FORMATS and HUB.fullmatch(corpus.source):
-        return _hub(corpus, row, setting)
+    if found := _data_set(corpus.source):
+        return _hub(*found, corpus.text, row, setting)
     splits = _splits(_files(corpus.source, setting))
     if "train" not in splits:
-        raise BadInput(f"{setting} {place} has text for validation and test only; add a file to train on")
+        raise BadInput(f"{setting} {corpus.source} has text for validation and test only; add a file to train on")
     return {split: _texts(files, corpus, row) for split, files in splits.items()}
+
+
+def _data_set(source: str) -> tuple[str, str | None] | None:
+    """Name and configuration of a data set of the hub: there, or in a folder, with tables in its own folders alone."""
+    place = Path(source).expanduser()
+    name, _, config = (str(place), "", "") if place.exists() else str(place).partition(":")
+    if (folder := Path(name)).is_dir():
+        found = not any(path.suffix in FORMATS for path in folder.iterdir())
+        found = found and any(path.suffix in ROWS for path in folder.glob("*/*"))
+    else:
+        found = not place.exists() and place.suffix not in FORMATS and bool(HUB.fullmatch(source))
+    return (name, config or None) if found else None
 
 
 def _files(named: str, setting: str) -> list[Path]:
@@ -170,23 +182,26 @@ def _csv(path: Path, column: str) -> Iterator[Row]:
 ROWS: dict[str, Callable[[Path, str], Iterator[Row]]] = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv}
 
 
-def _hub(corpus: Corpus, row: str, setting: str) -> dict[str, Iterator[str]]:
+def _hub(name: str, config: str | None, column: str, row: str, setting: str) -> dict[str, Iterator[str]]:
     from datasets import get_dataset_split_names, load_dataset
 
-    owner, _, config = corpus.source.partition(":")
     try:
-        names = get_dataset_split_names(owner, config or None)
+        names = get_dataset_split_names(name, config)
         if "train" not in names:
             raise ValueError(f"its splits are {', '.join(names)}, and none is train")
         found = [split for split in ("train", "validation") if split in names]
-        splits = {split: load_dataset(owner, config or None, split=split, streaming=True) for split in found}
+        splits = {split: load_dataset(name, config, split=split, streaming=True) for split in found}
     except (OSError, ValueError) as error:  # ConnectionError and the hub's own errors are OSErrors
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
+        here = Path(name).is_dir()
+        what = (
+            "cannot be loaded as a data set" if here else "is no file or folder here and cannot be loaded from the hub"
+        )
         raise BadInput(
-            f"{setting} {corpus.source} is no file or folder here and cannot be loaded from the hub ({reason}); "
-            "give a file, a folder or a hub id"
+            f"{setting} {name} {what} ({reason}); give a file, a folder or a hub id, with its configuration "
+            "behind a colon where it has several"
         ) from error
-    return {split: _column(_numbered(split, rows), corpus.text, row) for split, rows in splits.items()}
+    return {split: _column(_numbered(split, rows), column, row) for split, rows in splits.items()}
 
 
 def _numbered(split: str, rows: Iterable[dict[str, Any]]) -> Iterator[Row]:

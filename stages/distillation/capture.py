@@ -31,6 +31,8 @@ class Batch:
     """1 for real tokens, 0 for padding; (batch, tokens), float32."""
     labels: Tensor
     """(batch,), or one for each row of the logits."""
+    asked: Tensor | None = None
+    """Positions at which a causal model is asked for the next token, (batch, tokens), bool; None: no such model."""
     rows: Tensor | None = None
     """The example that each row of the logits belongs to, (rows,); None: each example has one."""
     layers: Collection[int] | None = None
@@ -51,9 +53,9 @@ class Batch:
         return (values / counts[self.rows]).sum() / len(self.mask)
 
     @property
-    def tokens(self) -> Tensor:
-        """Real tokens of each example, (batch,)."""
-        return self.mask.sum(1)
+    def counted(self) -> Tensor:
+        """1 for the positions whose inner states are compared, (batch, tokens): those asked, or else all real ones."""
+        return self.mask if self.asked is None else self.asked.to(self.mask.dtype)
 
 
 def wanted(
@@ -138,7 +140,8 @@ class Capture:
         out = model(**inputs, **self.options, **({"output_attentions": True} if maps else {}))
         if maps:
             self.values |= {("attention", i): m for i, m in enumerate(out.attentions, 1) if ("attention", i) in wanted}
-        captured, self.values = Captured(self.parts, out.logits, self.values), {}
+        captured = Captured(self.parts, out.logits, self.values)
+        self.wanted, self.values = (), {}  # what else the model runs for is not kept
         return captured
 
     def _is_there(self, name: str) -> bool:

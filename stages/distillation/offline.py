@@ -83,22 +83,32 @@ class Beside:
 def keep(settings: Offline, path: Path, *, counts: Sequence[int], classes: int, said: Said) -> Kept:
     """What is in the file; where it is not there, what the teacher says is computed and written, whole or not at all.
 
-    The first process does so, the others wait for it.
+    The first process does so, the others wait for it; where it fails, they all do.
 
     Args:
         path: named by all that decides its content; the other `*.npy` of its folder are removed.
         counts: rows of each example.
 
     Raises:
-        BadInput: the disk has no room for it.
+        BadInput: the disk has no room for it; in the other processes, that the first one failed.
     """
     starts = np.concatenate([[0], np.cumsum(counts)])
+    failed = path.with_name(f"{path.name}.failed")
     if is_main():
         for other in {*path.parent.glob("*.npy*")} - {path}:
             other.unlink()
-        if not path.exists():
+    if together := torch.distributed.is_initialized():
+        torch.distributed.barrier()  # what an earlier run left is gone
+    if is_main() and not path.exists():
+        try:
             _write(path, _record(settings, classes), starts, said)
+        except BaseException as error:
+            if together:
+                failed.write_text(str(error) or type(error).__name__, encoding="utf8")
+            raise
     while not path.exists():
+        if failed.exists():
+            raise BadInput(f"distill.offline failed in the first process: {failed.read_text(encoding='utf8')}")
         time.sleep(0.2)
     return Kept(records=np.load(path, mmap_mode="r"), starts=starts, classes=classes)
 

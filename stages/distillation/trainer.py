@@ -1,7 +1,7 @@
 """Transformers' Trainer with the loss exchanged for the weighted sum of the objectives."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stages.distillation.capture import Batch, Capture, Captured, wanted
-from stages.distillation.objectives.base import at
+from stages.distillation.objectives.base import Objective, at
 from stages.distillation.offline import Beside, Said, keep
 from stages.distillation.schedule import turn
 from stages.models.anatomy import Parts
@@ -96,7 +96,7 @@ class DistillationTrainer(OrderedTrainer):
         super().__init__(student, *args, **kwargs)
         self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
         self.said: Beside | None = None
-        if distill.offline and any(term.compares for term in self.objectives.values()):
+        if distill.offline and distill.objectives.compare():
             counts, classes = self._rows(train)
             kept = keep(distill.offline, offline, counts=counts, classes=classes, said=self._ask_teacher(train))
             self.data_collator = self.said = Beside(self.data_collator, kept)
@@ -124,11 +124,10 @@ class DistillationTrainer(OrderedTrainer):
 
         Processes that share their gradients wait for those of every parameter, in every step.
         """
-        now = turn(self.settings, progress, self.state.global_step, self.shapes[0].depth)
-        terms = now.terms(self.objectives, self.pairs)
+        layers, terms = self._counting(progress)
         said = self.said and self.said.taken(inputs)
         inputs, known = self._read(inputs)
-        batch = Batch(mask=inputs["attention_mask"].float(), layers=now.layers, progress=progress, **known)
+        batch = Batch(mask=inputs["attention_mask"].float(), layers=layers, progress=progress, **known)
         teacher = None
         if said is not None:
             teacher = Captured(self.of_teacher.parts, said, {})
@@ -140,6 +139,11 @@ class DistillationTrainer(OrderedTrainer):
         waiting = [p for name, module in learned.items() if name not in terms for p in module.parameters()]
         idle = sum((p.sum() for p in waiting), student.logits.sum())
         return {name: term(student, teacher, batch, learned.get(name)) for name, term in terms.items()}, idle
+
+    def _counting(self, progress: float) -> tuple[Collection[int] | None, dict[str, Objective]]:
+        """The student's layers whose turn it is, None for all, and the objectives."""
+        now = turn(self.settings, progress, self.state.global_step, self.shapes[0].depth)
+        return now.layers, now.terms(self.objectives, self.pairs)
 
     def _read(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What the models read of a batch, and what the objectives know of it: fields of Batch."""

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from stages.language.instructions import answer
+from stages.language.writing import continued
 from stages.settings import Evaluate
 
 if TYPE_CHECKING:
@@ -85,33 +86,7 @@ def _written(
     found = [""] * len(prompts)
     for start in tqdm(range(0, len(order), size), desc=f"{title}, answers", unit="batch"):
         rows = order[start : start + size]
-        texts = _continued(model, [prompts[i] for i in rows], tokenizer, settings.answers.new_tokens)
-        for row, text in zip(rows, texts, strict=True):
+        tokens = continued(model, [prompts[i] for i in rows], tokenizer, new_tokens=settings.answers.new_tokens)
+        for row, text in zip(rows, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
             found[row] = text
     return found
-
-
-def _continued(
-    model: "PreTrainedModel", prompts: list[list[int]], tokenizer: "PreTrainedTokenizerBase", new_tokens: int
-) -> list[str]:
-    import torch
-    from transformers import GenerationConfig
-
-    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
-    longest = batch["input_ids"].shape[1]
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or longest + new_tokens
-    config = GenerationConfig(
-        max_new_tokens=min(new_tokens, positions - longest),
-        do_sample=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=_ends(model, tokenizer),
-    )
-    with torch.inference_mode():
-        written = model.generate(**batch, generation_config=config)
-    return tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
-
-
-def _ends(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Tokens that end an answer: the tokenizer's, and those that the model's authors name, such as a turn's end."""
-    named = model.generation_config.eos_token_id
-    return sorted({tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None})

@@ -43,11 +43,17 @@ def tokenized(
         raise BadInput(
             f"prepare.max_length {max_length} is less than any response of {split} needs; raise it, or shorten those"
         )
+    if dropped := len(fitted) - len(kept):
+        print(
+            f"{split}: {dropped} of {len(fitted)} rows are left out, whose last response does not fit "
+            f"prepare.max_length {max_length}",
+            flush=True,
+        )
     cut = sum(was_cut for _, _, was_cut in kept)
     columns = {"input_ids": [ids for ids, _, _ in kept], "labels": [labels for _, labels, _ in kept]}
     columns["length"] = list(map(len, columns["input_ids"]))
     kinds = {"input_ids": List(Value("int32")), "labels": List(Value("int32")), "length": Value("int64")}
-    report = {"dropped": len(fitted) - len(kept), "truncated": round(cut / len(kept), 6)}
+    report = {"dropped": dropped, "truncated": round(cut / len(kept), 6)}
     return Dataset.from_dict(columns, Features(kinds)), report
 
 

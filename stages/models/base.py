@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.models.vocabulary import is_empty
 from stages.settings import BadInput, Base
 from stages.tasks import Task
 
@@ -39,10 +40,22 @@ def locate(base: Base, *, setting: str = "base.model") -> str:
 
 
 def load_tokenizer(base: Base, *, setting: str = "base.model") -> "PreTrainedTokenizerBase":
-    """The base model's fast tokenizer."""
+    """The base model's fast tokenizer.
+
+    Raises:
+        BadInput: it has none.
+    """
     from transformers import AutoTokenizer
 
-    return from_hub(AutoTokenizer.from_pretrained, base, setting=setting)
+    try:
+        tokenizer = from_hub(AutoTokenizer.from_pretrained, base, setting=setting)
+    except ValueError as error:
+        if isinstance(error, BadInput):
+            raise
+        tokenizer = None
+    if tokenizer is None or is_empty(tokenizer):
+        raise BadInput(f"{setting} {base.model} has no tokenizer; a model folder has config.json, weights, tokenizer")
+    return tokenizer
 
 
 def longest(base: Base, tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -15,7 +15,7 @@ def resolve(targets: list[float | Target], model: "PreTrainedModel") -> tuple[Wi
     """The widths of each target, wide to narrow.
 
     A share is taken of every matrix's sides. A budget is met by the widest residual stream with which the feed-forward,
-    cut in the same share, still fits; what is left over goes to the feed-forward.
+    cut in the same share, still fits; what is left over goes to the feed-forward, up to the neurons there are.
 
     Raises:
         BadInput: the family cannot be narrowed, a width that heads do not divide or that is no narrower than the one
@@ -23,15 +23,16 @@ def resolve(targets: list[float | Target], model: "PreTrainedModel") -> tuple[Wi
     """
     parts = Parts(model)
     parts.require_outside()
-    found = [_share(target, parts) if isinstance(target, float) else _widths(target, model) for target in targets]
-    wide = parts.width
-    for target, widths in zip(targets, found, strict=True):
-        if not 0 < widths.residual < wide:
+    found: list[Widths] = []
+    before = Widths(residual=parts.width, neurons=parts.neurons)
+    for target in targets:
+        widths = _share(target, parts) if isinstance(target, float) else _widths(target, model, before)
+        if not 0 < widths.residual < before.residual:
             raise BadInput(
                 f"prune.targets has {_said(target)}, a hidden size of {widths.residual}, which is not between 0 and "
-                f"the {wide} before it; name targets from wide to narrow"
+                f"the {before.residual} before it; name targets from wide to narrow"
             )
-        wide = widths.residual
+        found.append(before := widths)
     return tuple(found)
 
 
@@ -41,7 +42,7 @@ def _share(share: float, parts: Parts) -> Widths:
     )
 
 
-def _widths(target: Target, model: "PreTrainedModel") -> Widths:
+def _widths(target: Target, model: "PreTrainedModel", before: Widths) -> Widths:
     parts = Parts(model)
     if target.hidden_size:
         if target.hidden_size % parts.heads:
@@ -64,7 +65,7 @@ def _widths(target: Target, model: "PreTrainedModel") -> Widths:
         raise BadInput(f"prune.targets has {_said(target)}, but the narrowest model has {least:,} parameters")
     width = fitting[-1]
     bare = size(width, 0)
-    return Widths(residual=width, neurons=min(parts.neurons, (room - bare) // (size(width, 1) - bare)))
+    return Widths(residual=width, neurons=min(before.neurons, (room - bare) // (size(width, 1) - bare)))
 
 
 def _said(target: float | Target) -> str:

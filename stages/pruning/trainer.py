@@ -15,6 +15,7 @@ from stages.pruning.compact import compact
 from stages.pruning.importance import Importance
 from stages.pruning.masks import Masks
 from stages.pruning.schedule import Schedule, Widths
+from stages.settings import BadInput
 
 
 class PruningTrainer(MaskedLMTrainer):
@@ -24,6 +25,9 @@ class PruningTrainer(MaskedLMTrainer):
 
     Args:
         folder: the targets' models go to `<folder>/<layers>x<width>`.
+
+    Raises:
+        BadInput: as training begins, fewer steps than targets.
     """
 
     def __init__(
@@ -89,6 +93,11 @@ class _Cuts(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs: Any) -> None:
+        if state.max_steps < (count := len(self.trainer.plan.targets)):
+            raise BadInput(
+                f"prune.epochs {args.num_train_epochs:g} makes too few steps ({state.max_steps}) for {count} "
+                "prune.targets; raise it, or lower prune.batch_size"
+            )
         self.trainer.masks.refresh()  # those of a checkpoint
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs: Any) -> None:
@@ -99,7 +108,7 @@ class _Cuts(TrainerCallback):
         if step in ends:
             trainer.cut(step, trainer.plan.targets[ends.index(step)])
             trainer.save_target()
-            control.should_evaluate = control.should_save = True
+            control.should_log = control.should_evaluate = control.should_save = True
         elif step % trainer.every == 0:
             trainer.cut(step, trainer.plan.widths(step / state.max_steps))
         else:

@@ -8,7 +8,7 @@ heavy is imported here, so that every verb's `--help` answers at once.
 from stages.settings.agnostic import Pretrain, Prune, Target
 from stages.settings.block import BadInput, Block
 from stages.settings.data import Augment, Base, Data, Pack, Prepare, Warmup
-from stages.settings.models import Calibration, Distill, Factorize, Finetune, Offline, TaskTraining, Training
+from stages.settings.models import Calibration, Distill, Factorize, Finetune, Offline, OnPolicy, TaskTraining, Training
 from stages.settings.params import Params
 from stages.settings.read import load
 from stages.settings.report import describe
@@ -44,6 +44,7 @@ __all__ = [
     "Finetune",
     "Limit",
     "Offline",
+    "OnPolicy",
     "Pack",
     "Params",
     "Prepare",

@@ -78,6 +78,8 @@ class Prune(Training):
     def _prunes_after_the_warm_up(self) -> Self:
         if self.reached <= self.warmup:
             raise ValueError(f"reached {self.reached:g} must come after warmup {self.warmup:g}")
+        if self.start and self.start.start:
+            raise ValueError(f"start.start {self.start.start} is for `factorize`; pretrain.base says what is cut here")
         if not self.objectives.active():
             raise ValueError("objectives has no term with a weight above 0; give `kl` or `hard` one")
         return self

@@ -118,6 +118,21 @@ class Offline(Block):
     """Precision of what is kept: each logit's distance from the largest."""
 
 
+class OnPolicy(Block):
+    """Batches that the student writes itself: it is compared with the teacher on its own text, errors included (GKD).
+
+    It goes on from the batch's prompts; of a chat, from what stands before the last response; of plain text, from the
+    beginning of a block. What it writes has no labels: `hard` does not count there.
+    """
+
+    share: ShareOrNone = 0.5
+    """λ: share of the steps, drawn with the seed, whose batches the student writes; the others read the data's text."""
+    new_tokens: Count = 64
+    """Most tokens that it writes of a text; those of a block of plain text take the place of its last ones."""
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """Its logits are divided by this before a token is drawn; 0 takes the likeliest."""
+
+
 class Distill(TaskTraining):
     """Teacher and low-rank student in; the recovered student out (MaKD)."""
 
@@ -138,6 +153,8 @@ class Distill(TaskTraining):
     offline: Offline | None = None
     """Write what the teacher says to disk before the training and read it there: for more than one epoch of objectives
     that compare nothing else. null: the teacher runs in every step. Or:"""
+    on_policy: OnPolicy | None = None
+    """Of a causal_lm: let the student write a share of the batches. null: all are the data's. Or:"""
     gradient_norms: bool = False
     """Also log each term's gradient norm (one more backward pass per term at each logged step)."""
 
@@ -147,6 +164,20 @@ class Distill(TaskTraining):
             raise ValueError(f"stage_shares must sum to 1, not {sum(self.stage_shares):g}")
         if not self.objectives.active():
             raise ValueError("objectives has no term with a weight above 0; give `kl` or `hard` one")
+        return self
+
+    @model_validator(mode="after")
+    def _on_policy_has_a_teacher(self) -> Self:
+        if self.on_policy and self.offline:
+            raise ValueError(
+                "offline keeps what the teacher says of the data's text, and on_policy asks it about the student's; "
+                "set one of them to null"
+            )
+        if self.on_policy and not self.objectives.compare():
+            raise ValueError(
+                "on_policy needs an objective that asks the teacher, and these look at labels alone; give `kl` a "
+                "weight, or set on_policy to null"
+            )
         return self
 
     @model_validator(mode="after")

@@ -98,10 +98,15 @@ class Params(Block):
         return Factorize.model_validate(student), training and self._trained(training, name)
 
     def _trained(self, training: dict[str, Any], name: str) -> Distill:
-        """The `distill` block of a recipe; where its objectives look inside the teacher, that runs again."""
-        online = Distill.model_validate(training | {"offline": None})
-        named = any("offline" in (recipe.distill or {}) for recipe in self._lineage(name))
-        return online if online.objectives.inner() and not named else Distill.model_validate(training)
+        """The `distill` block of a recipe; what its objectives have no use for is off, unless a recipe names it.
+
+        Those that look inside the teacher need it running, those that look at labels alone need no text but the data's.
+        """
+        objectives = Distill.model_validate(training | {"offline": None, "on_policy": None}).objectives
+        useless = {"offline": bool(objectives.inner()), "on_policy": not objectives.compare()}
+        named = {key for recipe in self._lineage(name) for key in recipe.distill or {}}
+        off = {key: None for key, useless in useless.items() if useless and key not in named}
+        return Distill.model_validate(training | off)
 
     def _lineage(self, name: str) -> list[Recipe]:
         """The recipe, after what it extends, the root first."""

@@ -1,5 +1,6 @@
 """A table of raw columns in, checked conversations out: prompt and response, or messages."""
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from stages.settings import BadInput
@@ -17,7 +18,8 @@ def conversations(table: Table, name: str, task: Task) -> "Dataset":
     What follows an assistant's last turn teaches nothing and is left out.
 
     Raises:
-        BadInput: no rows, a missing column, an empty response, a chat without an assistant's turn, or no chat at all.
+        BadInput: no rows, a missing column, an empty response, a chat without an assistant's turn or with turns out of
+            order, or no chat at all.
     """
     from datasets import Dataset
 
@@ -45,7 +47,19 @@ def _chat(chat: Any, table: Table, row: int, task: Task) -> list[dict[str, str]]
         raise BadInput(f"{table.where(row)}: {column} has no turn of the assistant; add one or remove that row")
     if empty := [number for number in own if not chat[number]["content"].strip()]:
         raise BadInput(f"{table.where(row)}: turn {empty[0] + 1} of {column} is empty; fill in or remove that row")
-    return [{part: turn[part] for part in ("role", "content")} for turn in chat[: own[-1] + 1]]
+    kept = [{part: turn[part] for part in ("role", "content")} for turn in chat[: own[-1] + 1]]
+    if wrong := _out_of_order([turn["role"] for turn in kept], column):
+        raise BadInput(f"{table.where(row)}: {wrong}; user and assistant speak in turns, correct that row")
+    return kept
+
+
+def _out_of_order(roles: list[str], column: str) -> str:
+    """Which turns of user and assistant are not in order; those of others, such as a tool, may stand anywhere."""
+    first = roles.index("assistant")
+    if "user" not in roles[:first]:
+        return f"turn {first + 1} of {column} is the assistant's, and none of the user comes before it"
+    twice = [n for n, (one, next_one) in enumerate(pairwise(roles), 1) if one == next_one in ("user", "assistant")]
+    return f"turns {twice[0]} and {twice[0] + 1} of {column} are both the {roles[twice[0]]}'s" if twice else ""
 
 
 def _is_turn(turn: Any) -> bool:

@@ -88,6 +88,10 @@ class Objectives(BaseModel):
         terms = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: term for name, term in terms.items() if term is not None and _counts(term)}
 
+    def compare(self) -> bool:
+        """Whether one that counts looks at the teacher."""
+        return any(term.compares for term in self.active().values())
+
     def inner(self) -> list[str]:
         """Those that count and compare more than what the teacher says."""
         return [name for name, term in self.active().items() if term.aspects("teacher")]

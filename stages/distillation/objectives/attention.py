@@ -18,7 +18,7 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class AttentionKL(LayerObjective):
-    """Divergence of the student's attention distributions from the teacher's, over heads and real query tokens.
+    """Divergence of the student's attention distributions from the teacher's, over heads and queries that count.
 
     L = mean_l mean_b 1/(H·n_b) Σ_h Σ_{i ≤ n_b} KL(A_t[l,h,i] ‖ A_s[l,h,i])
 
@@ -38,11 +38,11 @@ class AttentionKL(LayerObjective):
 
 
 class AttentionMSE(LayerObjective):
-    """Squared distance between attention scores before the softmax, over heads and real pairs of tokens.
+    """Squared distance between attention scores before the softmax, over heads and pairs of tokens.
 
     L = mean_l mean_b 1/(H·|P_b|) Σ_h Σ_{(i,j) ∈ P_b} (S_s[l,h,i,j] − S_t[l,h,i,j])²,    S = QKᵀ/√d
 
-    P_b: the pairs of a query i ≤ n_b and a key j that it may see: an encoder's n_b², a decoder's without the future.
+    P_b: the pairs of a query i that counts and a key j that it may see: in a decoder none behind i.
 
     Source: TinyBERT (Jiao et al. 2020), eq. 7.
     """
@@ -61,7 +61,7 @@ class AttentionMSE(LayerObjective):
         """Shapes: scores (batch, heads, tokens, tokens)."""
         ours, theirs = student.scores(pair[0]), teacher.scores(pair[1])
         squares = (ours.to(batch.mask.dtype) - theirs).square().mean(1)
-        real = batch.mask.unsqueeze(2) * teacher.seen(pair[1], batch)
+        real = batch.counted.unsqueeze(2) * teacher.seen(pair[1], batch)
         return (squares * real).sum((1, 2)) / real.sum((1, 2))
 
 
@@ -117,10 +117,10 @@ class Relations(LayerObjective):
 
 
 def _over_queries(student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-    """Mean divergence over heads and real query tokens, (batch,)."""
+    """Mean divergence over heads and the queries that count, (batch,)."""
     from stages.distillation.distances import divergence
 
-    return (divergence(student, teacher).mean(1) * batch.mask).sum(1) / batch.tokens
+    return (divergence(student, teacher).mean(1) * batch.counted).sum(1) / batch.counted.sum(1)
 
 
 def _head_by_head(student: Shape, teacher: Shape, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -85,7 +85,11 @@ class Objective(BaseModel):
 
 
 class LayerObjective(Objective):
-    """An objective that compares layers pair by pair and takes the mean over them."""
+    """An objective that compares layers pair by pair and takes the mean over them.
+
+    In the formulas the n_b tokens i of an example b are those that count: all but padding, or in a causal model those
+    that are asked for the next one, as for what it says. A prompt is looked at, and not compared itself (ours).
+    """
 
     level = "layer"
     layers: Layers = "skip"

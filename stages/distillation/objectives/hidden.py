@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class HiddenStates(LayerObjective):
-    """Squared distance between hidden states, over real tokens, relative to the teacher's own size.
+    """Squared distance between hidden states, over the tokens that count, relative to the teacher's own size.
 
     L = mean_l mean_b  Σ_i |W H_s[l,i] − H_t[l,i]|² / Σ_i |H_t[l,i]|²
 
@@ -50,7 +50,7 @@ class HiddenStates(LayerObjective):
 
         part = slice(0, 1) if self.tokens == "first" else slice(None)
         ours = projected(student["hidden", pair[0]][:, part], learned, "hidden")
-        return squared_distance(ours, teacher["hidden", pair[1]][:, part], batch.mask[:, part], self.normalize)
+        return squared_distance(ours, teacher["hidden", pair[1]][:, part], batch.counted[:, part], self.normalize)
 
 
 class Embedding(HiddenStates):
@@ -67,7 +67,7 @@ class Embedding(HiddenStates):
 
 
 class HiddenCosine(LayerObjective):
-    """Angle between hidden states, over real tokens.
+    """Angle between hidden states, over the tokens that count.
 
     L = mean_l mean_b 1/n_b Σ_{i ≤ n_b} 1 − cos(W H_s[l,i], H_t[l,i])
 
@@ -94,4 +94,4 @@ class HiddenCosine(LayerObjective):
         ours = unit(projected(student["hidden", pair[0]], learned, "hidden"))
         # 1 − cos = ½ |a − b|² for unit vectors: no difference of nearly equal numbers
         squares = (ours - unit(teacher["hidden", pair[1]])).square().sum(-1) / 2
-        return (squares * batch.mask).sum(1) / batch.tokens
+        return (squares * batch.counted).sum(1) / batch.counted.sum(1)

@@ -103,6 +103,6 @@ class Matrices(LayerObjective):
         for name, weight in weights.items():
             ours = student[name, pair[0]] if self.mode == "joint" else student.replayed(name, pair, teacher)
             ours = projected(ours, learned, name)
-            distance = squared_distance(ours, teacher[name, pair[1]], batch.mask, self.normalize)
+            distance = squared_distance(ours, teacher[name, pair[1]], batch.counted, self.normalize)
             total = total + weight / sum(weights.values()) * distance
         return total
