@@ -8,11 +8,15 @@ Of classifiers a request is timed; of decoders prefill, by the prompt token, and
 Length `real`: batches of validation sentences drawn with a seed, padded to the longest of the batch.
 
     python -m serving.benchmark --task sst2
+
+An address in place of a task puts a running service under load (load/): `python -m serving.benchmark http://...`.
 """
 
 import json
 import multiprocessing
 import os
+import runpy
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -157,15 +161,18 @@ def report(name: str, metrics: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    with command(Benchmark, __doc__, "task") as job:
-        made = benchmark(
-            job.params.benchmark,
-            name=job.name,
-            data=job.of("prepare", "data"),
-            teacher=job.of("teacher"),
-            student=job.of("export"),
-            output=job.output,
-            seed=job.params.seed,
-            run=job.run,
-        )
-        print(report(job.name, made))
+    if sys.argv[1:] and sys.argv[1].startswith("http"):
+        runpy.run_module("serving.load", run_name="__main__")
+    else:
+        with command(Benchmark, __doc__, "task") as job:
+            made = benchmark(
+                job.params.benchmark,
+                name=job.name,
+                data=job.of("prepare", "data"),
+                teacher=job.of("teacher"),
+                student=job.of("export"),
+                output=job.output,
+                seed=job.params.seed,
+                run=job.run,
+            )
+            print(report(job.name, made))

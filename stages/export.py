@@ -9,6 +9,8 @@ raw text, must give evaluate's score.
 A language model's graph has past key values, so that any runtime can generate with it. It must give PyTorch's logits
 at every step of whole greedy generations, and evaluate's score on the split's tokens.
 
+Beside it a model of a Triton repository: `tritonserver --model-repository outputs/triton` serves every task's.
+
     python -m stages.export --task sst2
 """
 
@@ -35,10 +37,11 @@ def export(
     evaluation: Path,
     output: Path,
     teacher_output: Path,
+    triton_output: Path,
     seed: int,
     run: "Run",
 ) -> dict[str, Any]:
-    """Writes the student's folder to `output`, the teacher's (fp32 only) to `teacher_output`.
+    """Writes the student's folder to `output`, the teacher's (fp32 only) to `teacher_output`, Triton's to another.
 
     Args:
         name: the task's name; the model is registered as `makd-<name>`.
@@ -55,6 +58,7 @@ def export(
     from stages.graph.card import write_card, write_manifest
     from stages.graph.folder import Folder
     from stages.graph.subject import subject
+    from stages.graph.triton import write_model
     from stages.tasks.splits import read_task
 
     scores, task = json.loads(evaluation.read_text(encoding="utf8")), read_task(data)
@@ -65,6 +69,7 @@ def export(
         made.build(variants, evaluated=scores[role]["score"], seed=seed)
         write_card(folder, made.facts, {key: scores[key] for key in dict.fromkeys(("teacher", role))})
         manifest = write_manifest(folder, made.facts)
+    write_model(output, manifest, settings.triton, triton_output)
     _track(run, manifest, scores["student"], output)
     return manifest
 
@@ -98,7 +103,11 @@ def _track(run: "Run", manifest: dict[str, Any], scores: dict[str, Any], folder:
 
 
 if __name__ == "__main__":
-    with command(Export, __doc__, "task") as job, staged(OUTPUTS / "teacher" / job.name) as beside:
+    with (
+        command(Export, __doc__, "task") as job,
+        staged(OUTPUTS / "teacher" / job.name) as teacher,
+        staged(OUTPUTS / "triton" / job.name) as triton,
+    ):
         made = export(
             job.params.export,
             name=job.name,
@@ -109,7 +118,8 @@ if __name__ == "__main__":
             student=job.of("distill", "model"),
             evaluation=job.of("evaluate", "metrics.json"),
             output=job.output,
-            teacher_output=beside,
+            teacher_output=teacher,
+            triton_output=triton,
             seed=job.params.seed,
             run=job.run,
         )

@@ -1,6 +1,8 @@
 """Export: the folder is the model, for every family, and what is worse than it should be does not ship."""
 
+import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime import InferenceSession
 
 from stages.evaluate import evaluate
 from stages.export import export, known_as
@@ -19,6 +22,7 @@ from stages.graph import quantize
 from stages.graph.folder import Folder
 from stages.graph.subject import subject
 from stages.graph.trace import trace
+from stages.graph.triton import write_model
 from stages.models.base import load
 from stages.prepare import prepare
 from stages.settings import BadInput, Base, Data, Evaluate, Export, Factorize, Finetune, Prepare
@@ -71,6 +75,8 @@ def chain(tmp_path_factory, tiny_model, tiny_data) -> Path:
 
 
 def export_chain(place: Path, teacher: Path, student: Path, settings: Export) -> dict[str, Any]:
+    triton = student.with_name("triton")
+    triton.mkdir()
     return export(
         settings,
         name="reviews",
@@ -82,6 +88,7 @@ def export_chain(place: Path, teacher: Path, student: Path, settings: Export) ->
         evaluation=place / "evaluate/metrics.json",
         output=student,
         teacher_output=teacher,
+        triton_output=triton,
         seed=1,
         run=Run(),
     )
@@ -329,3 +336,40 @@ def test_a_graph_that_does_not_run_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(BadInput, match=r"ONNX Runtime cannot run model\.onnx"):
         difference(torch.nn.Identity(), tmp_path / "model.onnx", [])
+
+
+def test_triton_gets_the_portable_graph_and_its_shapes(chain: Path) -> None:
+    """What the configuration says of inputs and outputs is what ONNX Runtime finds in the graph beside it."""
+    graph, text = chain / "triton/1/model.onnx", (chain / "triton/config.pbtxt").read_text()
+    assert graph.read_bytes() == (chain / "student/onnx/model_portable.onnx").read_bytes()
+    found = re.findall(r'\{ name: "(\w+)", data_type: TYPE_(\w+), dims: \[ ([-\d, ]+) \]', text)
+    session = InferenceSession(graph)
+    types = {"tensor(int64)": "INT64", "tensor(float)": "FP32"}
+    for value, (name, kind, dims) in zip([*session.get_inputs(), *session.get_outputs()], found, strict=True):
+        free = [dim if isinstance(dim, int) else -1 for dim in value.shape[1:]]
+        assert (value.name, types[value.type], free) == (name, kind, [int(dim) for dim in dims.split(",")])
+    assert (chain / "triton/labels.txt").read_text().splitlines() == REVIEWS.labels
+
+
+def test_triton_reads_its_configuration(chain: Path) -> None:
+    """Parsed by Triton's own message type; its module is loaded by itself, without the gRPC around it."""
+    found = importlib.util.find_spec("tritonclient")
+    if found is None:
+        pytest.skip("tritonclient is not installed")
+    from google.protobuf import text_format
+
+    place = Path(found.submodule_search_locations[0], "grpc", "model_config_pb2.py")
+    spec = importlib.util.spec_from_file_location("model_config_pb2", place)
+    spec.loader.exec_module(messages := importlib.util.module_from_spec(spec))
+    config = text_format.Parse((chain / "triton/config.pbtxt").read_text(), messages.ModelConfig())
+    assert config.backend == "onnxruntime" and config.max_batch_size > 1
+    assert [tensor.name for tensor in config.input][:2] == ["input_ids", "attention_mask"]
+    assert config.output[0].label_filename == "labels.txt"
+
+
+def test_triton_gets_fp32_where_the_wanted_graph_was_refused(tmp_path: Path) -> None:
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], [])), tmp_path / "model.onnx")
+    rows = {"fp32": {"file": "model.onnx"}, "int8": {"refused": "accuracy 50 against 80"}}
+    (tmp_path / "out").mkdir()
+    assert write_model(tmp_path, {"variants": rows, "task": {"labels": []}}, "int8", tmp_path / "out") == "fp32"
+    assert not (tmp_path / "out/labels.txt").exists()

@@ -81,7 +81,7 @@ def test_a_stage_is_a_file_a_block_and_a_folder(stage: str) -> None:
     assert stage_file(stage).stem == stage
     assert stage in Params.model_fields
     for path in outputs(stage):
-        allowed = ("export", "teacher") if stage == "export" else (stage,)
+        allowed = ("export", "teacher", "triton") if stage == "export" else (stage,)
         assert path.split("/")[:2] in [["outputs", name] for name in allowed]
 
 

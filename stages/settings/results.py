@@ -73,6 +73,8 @@ class Export(Block):
     model's score is the accuracy of its next tokens on the validation split, or its likelihood (100 / perplexity)."""
     calibration_examples: Count = 128
     """Training examples that the int8 smoothing takes its ranges from."""
+    triton: Literal["fp32", "portable", "fp16", "int8"] = "portable"
+    """Graph that Triton gets (its ONNX Runtime may be an older one); fp32 where that one is not made, or refused."""
 
 
 class Benchmark(Block):
