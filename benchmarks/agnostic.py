@@ -190,7 +190,7 @@ def table(rows: Path) -> str:
     order = [name for name in ("perplexity", "accuracy", "discrepancy") if name in values]
     order += [name for name in frame["measure"].unique() if name not in order]
     joined = sizes.join(values[order]).sort_values("parameters", ascending=False, kind="stable").reset_index()
-    return tabulate(joined.fillna(""), headers="keys", tablefmt="github", showindex=False)
+    return tabulate(joined.astype(object).fillna(""), headers="keys", tablefmt="github", showindex=False)
 
 
 def plot(work: Path, path: Path) -> None:
