@@ -5,9 +5,9 @@
     python -m benchmarks.peers --peers eager compile plain openvino       # others; `pip install openvino`
 
 Weights are random: they change no time. All models answer the same batches in one process, on one thread, in turns
-(serving/timing.py); a figure is the reference's time over the model's within one round, median over the rounds. The
-reference of the first table is the teacher as ONNX Runtime fuses it (`teacher, fused`), of the second the teacher after
-the same rewrites as the students (`teacher, fp32`).
+(serving/timing.py); a figure is the reference's time over the model's within one round, median over the rounds.
+References are the teacher as ONNX Runtime fuses it (`teacher, fused`) and the teacher after the same rewrites as its
+students (`teacher, fp32`).
 
 `eager` and `compile` are PyTorch's, `plain` the exporter's graph without any fusion, `openvino` the exported graphs in
 OpenVINO: fp32, and int8 with static ranges (QDQ), as it wants them.
@@ -48,12 +48,11 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
-        models = {name: partial(_prepare, model) for name, model in _models(options, Path(folder))}
-    cells = list(product(options.lengths, options.batches))
-    found = {cell: take_turns(models, _drawer(*cell), options.seconds) for cell in cells}
-    print(f"\n{options.layers} x {options.hidden}, one thread, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for reference in REFERENCES:
-        print(f"\n{_table(found, reference)}")
+        models = {name: partial(_prepare, model) for name, model in _models(options, options.graphs or Path(folder))}
+    print(f"{options.layers} x {options.hidden}, one thread", flush=True)
+    for length, size in product(options.lengths, options.batches):
+        rounds = take_turns(models, _drawer(length, size), options.seconds)
+        print(f"\n{_table(rounds, length, size)}", flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -64,6 +63,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--lengths", nargs="+", default=["real", "16", "128"], help="real: as SST-2's are distributed")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each model and cell")
+    parser.add_argument("--graphs", type=Path, help="folder where traced graphs are kept, and found by the next run")
     parser.add_argument("--peers", nargs="*", choices=["eager", "compile", "plain", "openvino"], default=[])
     return parser.parse_args()
 
@@ -84,7 +84,8 @@ def _models(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Mo
     students = {f"student {budget:g}": _student(teacher, budget) for budget in options.budgets}
     for name, model in {"teacher": teacher, **students}.items():
         traced, whole, small = (folder / f"{name} {kind}.onnx" for kind in ("traced", "fp32", "int8"))
-        trace(model, INPUTS, traced)
+        if not traced.is_file():
+            trace(model, INPUTS, traced)
         shutil.copy(traced, whole)
         rewrite(whole)
         to_int8(whole, small, _examples())
@@ -213,16 +214,15 @@ def _prepare(model: Model, batch: Batch) -> tuple[Callable[[], Any], int]:
     return partial(model, batch), 1
 
 
-def _table(found: dict[tuple[str, int], Rounds], reference: str) -> str:
-    """One row per model, one column per (length, batch); the reference in milliseconds (p50)."""
+def _table(rounds: Rounds, length: str, size: int) -> str:
+    """A row per model: milliseconds a batch (p50), and how many times as fast as each reference."""
     rows = [
-        [name, *(f"{speed_up(rounds, reference, name):.2f}" for rounds in found.values())]
-        for name in next(iter(found.values()))
-        if name != reference
+        [name, f"{latency(times, size)['p50_ms']:.1f}", *(f"{speed_up(rounds, who, name):.2f}" for who in REFERENCES)]
+        for name, times in rounds.items()
     ]
-    times = [f"{latency(rounds[reference], 1)['p50_ms']:.1f} ms" for rounds in found.values()]
-    heads = ["times as fast", *(f"{length} x {size}" for length, size in found)]
-    return tabulate([[reference, *times], *rows], headers=heads, tablefmt="github", disable_numparse=True)
+    load = f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores, {len(rounds[REFERENCES[0]])} rounds"
+    heads = [f"{size} x {length} tokens ({load})", "ms", *(f"against {who}" for who in REFERENCES)]
+    return tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
 
 
 if __name__ == "__main__":
