@@ -83,7 +83,8 @@ def _models(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Mo
             torch.nn.init.normal_(bias, std=0.02)  # equal ones would be merged
     students = {f"student {budget:g}": _student(teacher, budget) for budget in options.budgets}
     for name, model in {"teacher": teacher, **students}.items():
-        traced, whole, small = (folder / f"{name} {kind}.onnx" for kind in ("traced", "fp32", "int8"))
+        stem = f"{options.layers}x{options.hidden} {name}"
+        traced, whole, small = (folder / f"{stem} {kind}.onnx" for kind in ("traced", "fp32", "int8"))
         if not traced.is_file():
             trace(model, INPUTS, traced)
         shutil.copy(traced, whole)
