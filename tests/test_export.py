@@ -20,6 +20,7 @@ from stages.factorize import factorize
 from stages.finetune import finetune
 from stages.graph import quantize
 from stages.graph.folder import Folder
+from stages.graph.rewrite import rewrite
 from stages.graph.subject import subject
 from stages.graph.trace import trace
 from stages.graph.triton import write_model
@@ -284,7 +285,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(family: str, tmp_path: Path) -> None:
-    """Random models with large weights: the graph gives PyTorch's logits, padded or not, at many shapes."""
+    """Random models with large weights: the graph, traced or rewritten, gives PyTorch's logits at many shapes."""
     import onnxruntime
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -293,7 +294,9 @@ def test_families(family: str, tmp_path: Path) -> None:
     model = AutoModelForSequenceClassification.from_config(config).eval()
     names = ["input_ids", "attention_mask"] + ["token_type_ids"] * (family == "electra")
     trace(model, names, tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    sessions = [onnxruntime.InferenceSession(tmp_path / "model.onnx")]
+    rewrite(tmp_path / "model.onnx")
+    sessions.append(onnxruntime.InferenceSession(tmp_path / "model.onnx"))
     seen = []
     for shape in [(1, 2), (1, 38), (3, 17), (5, 9)]:
         batch = {name: torch.zeros(shape, dtype=torch.int64) for name in names}
@@ -304,8 +307,9 @@ def test_families(family: str, tmp_path: Path) -> None:
             batch["input_ids"][row, -row:] = config.pad_token_id
         with torch.inference_mode():
             expected = model(**batch).logits.numpy()
-        got = session.run(["logits"], {name: tensor.numpy() for name, tensor in batch.items()})[0]
-        np.testing.assert_allclose(got, expected, atol=1e-4)
+        for session in sessions:
+            got = session.run(["logits"], {name: tensor.numpy() for name, tensor in batch.items()})[0]
+            np.testing.assert_allclose(got, expected, atol=1e-4)
         seen.append(expected)
     assert np.concatenate(seen).std() > 0.1
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.graph import quantize, trace
 from stages.graph.card import write_config, write_manifest
+from stages.graph.rewrite import rewrite
 from stages.settings import BadInput, Export
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Folder:
         target, whole = self.folder / FILES[variant], self.folder / FILES["fp32"]
         if variant in trace.OPSETS:
             self.subject.trace(target, trace.OPSETS[variant])
+            if variant == "fp32":
+                rewrite(target)
         elif variant == "fp16":
             quantize.to_fp16(whole, target)
         else:

@@ -16,6 +16,9 @@ Why this way: MiniLM on SST-2 (872 sentences, one thread, AVX512-VNNI), teacher 
     weights alone, blocks of 32  -                     100 % / 100 %       25.3 / 17.8 ms
     fp32                         0                     100 %               33.1 / 20.7 ms
 
+The times are of graphs without the rewrites (rewrite.py). After them, on another machine, the errors of the student are
+9.8 % (dynamic), 4.9 % (smoothed) and 19 % (static QDQ, min-max, smoothed), equal predictions 98.4, 98.9 and 95.9 %.
+
 Most of a low-rank student's error is in the inner channels of its pairs, which smoothing evens out for free.
 Language models go the same way, embedding and head included, and keep their score or are left out. stories260k on 96
 TinyStories, fp32 / int8: perplexity 3.936 / 3.954, next tokens right 62.67 % / 62.48 %, equal predictions 96.5 %.
