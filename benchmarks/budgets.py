@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.tables import changes, plot, table
+from benchmarks.tables import changes, plot, plot_changes, table
 from stages.baseline import baseline
 from stages.evaluate import measure
 from stages.finetune import finetune
@@ -52,7 +52,9 @@ def main() -> None:
     print(table(rows, options.measures))
     if options.changed:
         print(changes(rows, options.measures, options.changed))
-    if options.plot:
+    if options.plot and options.changed:
+        plot_changes(rows, options.measures, options.changed, options.plot)
+    elif options.plot:
         plot(rows, options.plot)
 
 
@@ -73,7 +75,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--table", action="store_true", help="only print the table of --rows")
     parser.add_argument("--measures", nargs="+", help="columns of the table, in place of the score with its retention")
     parser.add_argument("--changed", help="also print what adding this does: recipes <x>_<this> less their <x>")
-    parser.add_argument("--plot", type=Path, help="also draw score against budget to this file")
+    parser.add_argument("--plot", type=Path, help="also draw score against budget, or --changed, to this file")
     return parser.parse_args()
 
 

@@ -3,6 +3,7 @@
 A row is one model of one seed, as its CSV has it: task, seed, budget, recipe, then figures.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,14 +47,19 @@ def changes(rows: list[dict], measures: list[str], added: str) -> str:
     """
     from tabulate import tabulate
 
-    frame = _frame(rows)
-    keys = ["task", "budget", "seed", "recipe"]
-    values = frame.set_index(keys)[measures]
-    lines = []
-    for recipe in [name for name in frame["recipe"].unique() if f"{name}_{added}" in set(frame["recipe"])]:
-        less, more = (values.xs(name, level="recipe") for name in (recipe, f"{recipe}_{added}"))
-        lines.append({"student": recipe} | {m: _spread((more - less)[m], "+", digits=2) for m in measures})
+    lines = [
+        {"student": recipe} | {m: _spread((more - less)[m], "+", digits=2) for m in measures}
+        for recipe, less, more in _pairs(rows, measures, added)
+    ]
     return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def _pairs(rows: list[dict], measures: list[str], added: str) -> Iterator[tuple[str, "pd.DataFrame", "pd.DataFrame"]]:
+    """Recipe x, its measures, and those of `<x>_<added>`, by task, budget and seed."""
+    frame = _frame(rows).set_index(["task", "budget", "seed", "recipe"])[measures]
+    names = frame.index.unique("recipe")
+    for name in [name for name in names if f"{name}_{added}" in names]:
+        yield name, frame.xs(name, level="recipe"), frame.xs(f"{name}_{added}", level="recipe")
 
 
 def _frame(rows: list[dict]) -> "pd.DataFrame":
@@ -97,4 +103,22 @@ def plot(rows: list[dict], path: Path) -> None:
         axis.set(title=task, xlabel="budget (share of layer parameters)", xlim=(0, None))
     figure.axes[0].set_ylabel("score, points")
     figure.axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+
+
+def plot_changes(rows: list[dict], measures: list[str], added: str, path: Path) -> None:
+    """What `added` does, as arrows between means over seeds: a panel for each measure, against the first one."""
+    from matplotlib.figure import Figure
+
+    (across, *up) = measures
+    figure = Figure(figsize=(4.6 * len(up), 3.8), layout="constrained")
+    for axis, measure in zip(figure.subplots(1, len(up), squeeze=False)[0], up, strict=True):
+        for i, (recipe, less, more) in enumerate(_pairs(rows, measures, added)):
+            start, end = (each.mean()[[across, measure]] for each in (less, more))
+            axis.plot(*start, marker="o", color=f"C{i}", label=recipe)
+            axis.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": f"C{i}"})
+            axis.update_datalim([end])
+        axis.autoscale_view()
+        axis.set(xlabel=across, ylabel=measure)
+    figure.axes[0].legend(fontsize=8, title=f"o, and -> with {added}")
     figure.savefig(path, dpi=130, metadata={"Software": None})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.budgets import append
 from benchmarks.scratch import scratch
-from benchmarks.tables import changes, plot, table
+from benchmarks.tables import changes, plot, plot_changes, table
 from stages.settings import load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +31,10 @@ def rows() -> list[dict]:
     ]
 
 
+def cells(markdown: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown.splitlines()]
+
+
 def test_the_settings_of_the_published_table_load():
     params = load(ROOT / "params.yaml", ROOT / "benchmarks/glue.yaml")
     assert params.tasks == ["sst2", "cola", "mrpc"]
@@ -39,7 +43,7 @@ def test_the_settings_of_the_published_table_load():
 
 
 def test_table_tells_mean_spread_and_retention(tmp_path):
-    found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(rows()).splitlines()]
+    found = cells(table(rows()))
     assert found[2] == ["1", "teacher", "85.0 ± 7.1"]
     assert found[3] == ["0.5", "makd", "81.0 ± 4.2 (95.4 %)"]
     plot(rows(), tmp_path / "plot.png")
@@ -55,19 +59,17 @@ def language_rows() -> list[dict]:
     ]
 
 
-def cells(markdown: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown.splitlines()]
-
-
 def test_a_table_of_measures_has_a_column_for_each():
     found = cells(table(language_rows(), ["perplexity", "cr_1"]))
     assert found[0] == ["budget", "student", "perplexity", "cr_1"]
     assert found[2] == ["0.5", "kl", "5.50 ± 0.71", "61.00 ± 1.41"]
 
 
-def test_what_ranking_changes_is_told_seed_by_seed():
+def test_what_ranking_changes_is_told_seed_by_seed(tmp_path):
     found = cells(changes(language_rows(), ["perplexity", "cr_1"], "ranking"))
     assert found[2:] == [["kl", "+0.30 ± 0.28", "+1.50 ± 0.71"]]
+    plot_changes(language_rows(), ["perplexity", "cr_1"], "ranking", tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 5000
 
 
 def test_rows_go_into_the_columns_that_a_file_has(tmp_path):
