@@ -55,11 +55,14 @@ def changes(rows: list[dict], measures: list[str], added: str) -> str:
 
 
 def _pairs(rows: list[dict], measures: list[str], added: str) -> Iterator[tuple[str, "pd.DataFrame", "pd.DataFrame"]]:
-    """Recipe x, its measures, and those of `<x>_<added>`, by task, budget and seed."""
+    """Recipe x, its measures, and those of `<x>_<added>`, by task, budget and seed; those that both have."""
     frame = _frame(rows).set_index(["task", "budget", "seed", "recipe"])[measures]
     names = frame.index.unique("recipe")
     for name in [name for name in names if f"{name}_{added}" in names]:
-        yield name, frame.xs(name, level="recipe"), frame.xs(f"{name}_{added}", level="recipe")
+        less, more = (frame.xs(recipe, level="recipe") for recipe in (name, f"{name}_{added}"))
+        both = less.index.intersection(more.index)
+        if len(both):
+            yield name, less.loc[both], more.loc[both]
 
 
 def _frame(rows: list[dict]) -> "pd.DataFrame":
@@ -120,5 +123,5 @@ def plot_changes(rows: list[dict], measures: list[str], added: str, path: Path) 
             axis.update_datalim([end])
         axis.autoscale_view()
         axis.set(xlabel=across, ylabel=measure)
-    figure.axes[0].legend(fontsize=8, title=f"o, and -> with {added}")
+    figure.axes[0].legend(fontsize=8, title=f"arrow: with {added}")
     figure.savefig(path, dpi=130, metadata={"Software": None})
