@@ -1,6 +1,8 @@
-"""Score against size on real tasks: every recipe at every budget, with seeds; the table of docs/results.md.
+"""Every recipe at every budget on real tasks, with seeds; the tables of docs/results.md.
 
     python -m benchmarks.budgets --source ~/glue --budgets 0.5 0.25 0.1 --seeds 1 2 3 --rows docs/results.csv
+    python -m benchmarks.budgets --params params.yaml benchmarks/language.yaml --model ~/stories260k --source ~/text \\
+        --budgets 0.5 --seeds 1 2 3 --rows docs/language.csv --measures perplexity accuracy cr_1 cr_5 mor_10
 
 Each seed has a teacher of its own. The main chain's blocks run as the recipe `makd` beside those that
 `baseline.recipes` names. A row is appended to the CSV as soon as it is measured; a run that was stopped goes on after
@@ -15,15 +17,19 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
+from benchmarks.tables import changes, plot, plot_changes, table
 from stages.baseline import baseline
 from stages.evaluate import measure
 from stages.finetune import finetune
 from stages.prepare import prepare
-from stages.settings import Data, Distill, Factorize, Params, load
+from stages.settings import Base, Data, Distill, Factorize, Params, load
 from stages.tracking import Run
 
 COLUMNS = ["task", "seed", "budget", "recipe", "score", "low", "high", "retention", "agreement", "layer_parameters",
            "parameters", "macs_per_token", "seconds"]  # fmt: skip
+OF_TEXT = ["perplexity", "accuracy", "discrepancy", "cr_1", "cr_2", "cr_3", "cr_4", "cr_5",
+           "mor_3", "mor_5", "mor_10", "mor_20"]  # fmt: skip
+"""Further columns of a new file for language models."""
 
 
 def main() -> None:
@@ -32,6 +38,7 @@ def main() -> None:
     params = params.model_copy(
         update={
             "data": Data(source=options.source, custom=params.data.custom),
+            "base": Base(model=options.model) if options.model else params.base,
             "tasks": options.tasks or params.tasks,
             "prepare": params.prepare.model_copy(update={"train_examples": options.examples}),
         }
@@ -39,11 +46,15 @@ def main() -> None:
     done = {_key(row) for row in _read(options.rows)}
     if not options.table:
         _measure(params, options, done)
-    rows = _read(options.rows)
+    rows = [row for row in _read(options.rows) if not options.tasks or row["task"] in options.tasks]
     if options.table and options.recipes:
         rows = [row for row in rows if row["recipe"] in ("teacher", *options.recipes)]
-    print(table(rows))
-    if options.plot:
+    print(table(rows, options.measures))
+    if options.changed:
+        print(changes(rows, options.measures, options.changed))
+    if options.plot and options.changed:
+        plot_changes(rows, options.measures, options.changed, options.plot)
+    elif options.plot:
         plot(rows, options.plot)
 
 
@@ -52,6 +63,7 @@ def _options() -> argparse.Namespace:
     files = [Path("params.yaml"), Path("benchmarks/glue.yaml")]
     parser.add_argument("--params", type=Path, nargs="+", default=files, help="settings; later files over earlier ones")
     parser.add_argument("--recipes", nargs="+", help="in place of `makd` and those of baseline.recipes (--table: all)")
+    parser.add_argument("--model", help="base.model, in place of that in --params")
     parser.add_argument("--source", default="bundled", help="data.source: bundled, hub or a folder")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.25, 0.1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
@@ -61,7 +73,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, default=Path("docs/results.csv"), help="CSV to append to")
     parser.add_argument("--work", type=Path, default=Path(".makd/budgets"), help="folder for models")
     parser.add_argument("--table", action="store_true", help="only print the table of --rows")
-    parser.add_argument("--plot", type=Path, help="also draw score against budget to this file")
+    parser.add_argument("--measures", nargs="+", help="columns of the table, in place of the score with its retention")
+    parser.add_argument("--changed", help="also print what adding this does: recipes <x>_<this> less their <x>")
+    parser.add_argument("--plot", type=Path, help="also draw score against budget, or --changed, to this file")
     return parser.parse_args()
 
 
@@ -76,6 +90,7 @@ def _measure(params: Params, options: argparse.Namespace, done: set) -> None:
         if (task, str(seed), f"{budget:g}", recipe) not in done
     ]
     fresh = {"mp_context": get_context("spawn"), "max_tasks_per_child": 1}  # a process keeps what its models needed
+    text = OF_TEXT if any(params.task(name).kind == "causal_lm" for name in params.tasks) else []
     with ProcessPoolExecutor(options.workers, **fresh) as pool:
         for work, jobs in ((_teacher, teachers), (_student, students)):
             for future in as_completed([pool.submit(work, *job) for job in jobs]):
@@ -83,7 +98,7 @@ def _measure(params: Params, options: argparse.Namespace, done: set) -> None:
                     pool.shutdown(cancel_futures=True)
                     raise error
                 if _key(row := future.result()) not in done:
-                    _append(options.rows, row)
+                    append(options.rows, row, COLUMNS + text)
 
 
 def _teacher(params: Params, task: str, seed: int, options: argparse.Namespace) -> dict:
@@ -129,10 +144,9 @@ def fresh(folder: Path) -> Path:
 
 
 def _figures(found: dict) -> dict:
-    figures = {name: found[name] for name in COLUMNS if name in found} | dict(
-        zip(("low", "high"), found["interval"], strict=True)
-    )
-    return {name: round(value, 2) if isinstance(value, float) else value for name, value in figures.items()}
+    low, high = found["interval"]
+    figures = found["metrics"] | found | {"low": low, "high": high}
+    return {name: round(value, 3) for name, value in figures.items() if isinstance(value, int | float)}
 
 
 def _key(row: dict) -> tuple:
@@ -143,66 +157,16 @@ def _read(rows: Path) -> list[dict]:
     return list(csv.DictReader(rows.open())) if rows.exists() else []
 
 
-def _append(rows: Path, row: dict) -> None:
-    new = not rows.exists()
+def append(rows: Path, row: dict, columns: list[str]) -> None:
+    """One more row, in the columns of the file; of a new file, in these."""
+    known = _read(rows)
     rows.parent.mkdir(parents=True, exist_ok=True)
     with rows.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        if new:
+        writer = csv.DictWriter(file, list(known[0]) if known else columns, restval="", extrasaction="ignore")
+        if not known:
             writer.writeheader()
         writer.writerow(row)
     print(json.dumps(row), flush=True)
-
-
-def table(rows: list[dict]) -> str:
-    """Markdown: a row per budget and recipe, a column per task: mean ± standard deviation over seeds, and retention.
-
-    Within a budget by the first task's retention, the best first.
-    """
-    import pandas as pd
-    from tabulate import tabulate
-
-    frame = pd.DataFrame(rows)
-    numbers = ["budget", "score", "retention", "low", "high"]
-    frame[numbers] = frame[numbers].apply(pd.to_numeric)
-    lines = []
-    for (budget, recipe), group in frame.groupby(["budget", "recipe"], sort=False):
-        kept = group[group["task"] == frame["task"].iloc[0]]["retention"].mean()
-        line = {"budget": f"{budget:g}", "kept": kept, "student": recipe}
-        for task in frame["task"].unique():
-            line[task] = _cell(group[group["task"] == task])
-        lines.append(line)
-    lines.sort(key=lambda line: (-float(line["budget"]), -line.pop("kept")))
-    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
-
-
-def _cell(found) -> str:
-    if found.empty:
-        return ""
-    spread = f" ± {found['score'].std():.1f}" if len(found) > 1 else ""
-    kept = f" ({found['retention'].mean():.1f} %)" if found["retention"].notna().any() else ""
-    return f"{found['score'].mean():.1f}{spread}{kept}"
-
-
-def plot(rows: list[dict], path: Path) -> None:
-    """Score against budget: a panel per task, a line per recipe (mean over seeds), the teacher as a level."""
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-    frame = pd.DataFrame(rows).astype({"budget": float, "score": float})
-    tasks = list(frame["task"].unique())
-    colors = {recipe: f"C{i}" for i, recipe in enumerate(r for r in frame["recipe"].unique() if r != "teacher")}
-    figure = Figure(figsize=(4.6 * len(tasks), 3.8), layout="constrained")
-    for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        means = frame[frame["task"] == task].groupby(["recipe", "budget"], sort=False)["score"].mean()
-        axis.axhline(means["teacher"].iloc[0], color="gray", ls="--", label="teacher")
-        for recipe in [r for r in means.index.unique("recipe") if r != "teacher"]:
-            line = means[recipe].sort_index()
-            axis.plot(line.index, line, marker="o", color=colors[recipe], label=recipe)
-        axis.set(title=task, xlabel="budget (share of layer parameters)", xlim=(0, None))
-    figure.axes[0].set_ylabel("score, points")
-    figure.axes[0].legend(fontsize=8)
-    figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
 if __name__ == "__main__":
