@@ -108,7 +108,7 @@ def _teacher(params: Params, options: argparse.Namespace) -> None:
     if not (options.work / "pack/data").exists():
         corpus = Corpus(source=options.corpus)
         output = fresh(options.work / "pack")
-        pack(params.pack, name="corpus", corpus=corpus, base=params.pretrain.base, output=output, **common)
+        pack(name="corpus", corpus=corpus, base=params.pretrain.base, settings=params.pack, output=output, **common)
     if not (options.work / "pretrain/model").exists():
         pretrain(params.pretrain, data=options.work / "pack/data", output=fresh(options.work / "pretrain"), **common)
 

@@ -2,9 +2,12 @@
 
 import argparse
 import csv
+import json
 from pathlib import Path
 
-from benchmarks import peers
+from conftest import reviews
+
+from benchmarks import agnostic, peers
 from benchmarks.budgets import append
 from benchmarks.scratch import scratch
 from benchmarks.tables import changes, plot, plot_changes, table
@@ -129,3 +132,31 @@ def test_a_model_from_scratch_is_a_base_model(tmp_path, tiny_text, capsys):
     assert tokenizer.decode(tokenizer(said).input_ids) == said
     assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
     assert f"{model.num_parameters():,} parameters" in capsys.readouterr().out
+
+
+def test_pruned_models_are_made_and_fine_tuned(tmp_path, tiny_model, tiny_data):
+    (tmp_path / "text.txt").write_text("".join(f"{text}\n" for text, _ in reviews(300)))
+    custom = {"reviews": {"text": ["text"], "labels": ["bad", "good"]}}
+    settings = {
+        "base": {"model": str(tiny_model)},
+        "data": {"custom": custom},
+        "prepare": {"max_length": 32},
+        "pack": {"block_length": 16},
+        "pretrain": {"base": {"model": str(tiny_model)}, "head": {"steps": 1}},
+        "prune": {"targets": [0.5], "validation_blocks": 8, "precision": "float32"},
+        "finetune": {"epochs": 0.2, "precision": "float32"},
+    }
+    (tmp_path / "tiny.yaml").write_text(json.dumps(settings))
+    params = load(ROOT / "params.yaml", tmp_path / "tiny.yaml")
+    asked = {"corpus": str(tmp_path / "text.txt"), "source": str(tiny_data), "steps": 2, "examples": None}
+    options = argparse.Namespace(work=tmp_path / "work", seed=1, **asked)
+    agnostic._teacher(params, options)
+    agnostic._data(params, options, "reviews")
+    made = agnostic._student(params, options, "oneshot")
+    assert [(row["made"], row["model"], row["measure"]) for row in made] == [
+        *(("oneshot", "2x16", measure) for measure in ("perplexity", "accuracy", "discrepancy")),
+        *(("whole", "teacher", measure) for measure in ("perplexity", "accuracy")),
+    ]
+    (tuned,) = agnostic._tuned(params, options, "reviews", made[0])
+    assert float(tuned["low"]) <= float(tuned["value"]) <= float(tuned["high"])
+    assert int(tuned["layer_parameters"]) == int(made[0]["layer_parameters"])
