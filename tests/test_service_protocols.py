@@ -126,6 +126,7 @@ TEXT = tensor("text", ["fine"])
 IDS = tensor("input_ids", [[2, 3]], "INT64")
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # what overflows is refused, not only warned of
 @pytest.mark.parametrize(
     ("inputs", "status"),
     [
@@ -143,6 +144,7 @@ IDS = tensor("input_ids", [[2, 3]], "INT64")
         ([TEXT | {"parameters": {"binary_data_size": 10}}], 400),
         ([TEXT | {"parameters": {"binary_data_size": "x"}}], 400),
         ([IDS | {"data": [2, 2**70]}], 422),
+        ([IDS | {"datatype": "FP16", "data": [2, 1e30]}], 422),
         ([IDS | {"data": [2, 3.5]}], 422),
         ([IDS | {"data": [2, True]}], 422),
         ([IDS | {"data": [2, 6]}], 422),
