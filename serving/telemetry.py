@@ -4,6 +4,7 @@ import json
 import logging
 import random
 import time
+from array import array
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Hi
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SLOT, SLOTS, KEPT = 5, 120, 2000
-"""Latencies are kept by slots of 5 s for 10 minutes, at most 2,000 of each slot, drawn evenly."""
+"""Latencies are kept by slots of 5 s for 10 minutes, at most 2,000 of each slot, drawn evenly: 1 MB together."""
 
 
 class Telemetry:
@@ -69,7 +70,7 @@ class Slot:
     number: int
     requests: int = 0
     errors: int = 0
-    milliseconds: list[float] = field(default_factory=list)
+    milliseconds: array = field(default_factory=lambda: array("f"))
 
     def add(self, status: int, seconds: float) -> None:
         self.requests += 1

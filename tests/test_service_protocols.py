@@ -74,6 +74,24 @@ def test_only_the_outputs_asked_for(client: httpx.Client) -> None:
     assert answer.json()["model_name"] == "film" and answer.json()["model_version"]
 
 
+def test_what_triton_answers_otherwise_is_refused(client: httpx.Client) -> None:
+    """`class_count` of Triton's clients asks for texts such as "0.9:1" in place of numbers."""
+    wanted = [{"name": "scores", "parameters": {"classification": 2}}]
+    answer = client.post(URL, json={"inputs": [tensor("text", ["fine"])], "outputs": wanted})
+    assert answer.status_code == 422 and "class_count" in answer.json()["error"]
+
+
+def test_the_openapi_page_names_the_model(client: httpx.Client) -> None:
+    """So that its examples can be tried as they are."""
+    page = client.get("/openapi.json").json()
+    for path in ("/v2/models/{name}", URL.replace("film", "{name}")):
+        (operation,) = page["paths"][path].values()
+        name = next(one for one in operation["parameters"] if one["name"] == "name")
+        assert client.get(f"/v2/models/{name['example']}/ready").status_code == 200
+    body = page["paths"]["/v2/models/{name}/infer"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    assert client.post(URL, json=body).status_code == 200
+
+
 def binary(texts: list[str], **parameters) -> tuple[bytes, dict[str, str]]:
     """Body and headers of a request with binary texts, as the extension describes them."""
     blob = b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in texts)
@@ -108,6 +126,7 @@ TEXT = tensor("text", ["fine"])
 IDS = tensor("input_ids", [[2, 3]], "INT64")
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # what overflows is refused, not only warned of
 @pytest.mark.parametrize(
     ("inputs", "status"),
     [
@@ -125,6 +144,7 @@ IDS = tensor("input_ids", [[2, 3]], "INT64")
         ([TEXT | {"parameters": {"binary_data_size": 10}}], 400),
         ([TEXT | {"parameters": {"binary_data_size": "x"}}], 400),
         ([IDS | {"data": [2, 2**70]}], 422),
+        ([IDS | {"datatype": "FP16", "data": [2, 1e30]}], 422),
         ([IDS | {"data": [2, 3.5]}], 422),
         ([IDS | {"data": [2, True]}], 422),
         ([IDS | {"data": [2, 6]}], 422),

@@ -131,6 +131,15 @@ def test_truncates_where_the_manifest_says(place: Path) -> None:
     np.testing.assert_array_equal(predictor.logits(["film " * 100]), predictor.logits(["film " * 50]))
 
 
+def test_other_libraries_truncate_there_too(place: Path) -> None:
+    """transformers and transformers.js read tokenizer_config.json, and not the truncation of tokenizer.json."""
+    from transformers import AutoTokenizer
+
+    text = "film " * 100
+    found = AutoTokenizer.from_pretrained(place / "exported")(text, truncation=True)["input_ids"]
+    assert found == Predictor(place / "exported").encode([text])[0].ids
+
+
 def test_the_service_answers_as_the_predictor(place: Path) -> None:
     """32 clients, mixed lengths: what a text shares its batch with does not show."""
     expected = Predictor(place / "exported").predict(sentences(place))

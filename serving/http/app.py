@@ -28,7 +28,7 @@ def create_app(service: Service) -> FastAPI:
     for part in (predict, v2, infer, completions, about):
         app.include_router(part.router)
     errors.install(app)
-    app.openapi_schema = infer.document(app.openapi())
+    app.openapi_schema = infer.document(app.openapi(), service.student.name)
     settings = service.settings
     limits = {"max_bytes": settings.max_bytes, "body_seconds": settings.body_seconds}
     app.add_middleware(Guard, key=settings.key(), **limits)

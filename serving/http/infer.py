@@ -63,10 +63,14 @@ BODY = {
 }
 
 
-def document(page: dict[str, Any]) -> dict[str, Any]:
-    """Adds the form of a request to the OpenAPI page, which cannot see it: the body may be binary."""
+def document(page: dict[str, Any], name: str) -> dict[str, Any]:
+    """Adds to the OpenAPI page what it cannot see: a model's name, and the form of a request, which may be binary."""
     form = InferRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     page["components"]["schemas"] |= form.pop("$defs") | {InferRequest.__name__: form}
+    operations = [operation for path in page["paths"].values() for operation in path.values()]
+    for parameter in (one for operation in operations for one in operation.get("parameters", [])):
+        if parameter["name"] == "name":
+            parameter["example"] = name
     return page
 
 
@@ -112,6 +116,8 @@ def _check(wanted: InferRequest, model: Predictor) -> None:
     for output in wanted.outputs or []:
         if output.name not in outputs(model):
             raise Refused(422, f"output {output.name!r:.50} is none of {', '.join(outputs(model))}")
+        if "classification" in output.parameters:
+            raise Refused(422, "outputs are given as they are; ask for scores, and leave class_count out")
 
 
 def _answer(served: Served, wanted: InferRequest, logits: np.ndarray) -> Response:

@@ -66,8 +66,9 @@ def _from_json(tensor: Tensor) -> np.ndarray:
         if not isinstance(value, kinds) or (whole and isinstance(value, float)) or (kinds[0] is int and value is True):
             raise Refused(422, f"input {tensor.name!r:.50} has a value that is no {tensor.datatype}")
     try:
-        return np.array(values, dtype=TYPES.get(tensor.datatype, object))
-    except (OverflowError, ValueError):
+        with np.errstate(over="raise"):
+            return np.array(values, dtype=TYPES.get(tensor.datatype, object))
+    except (ArithmeticError, ValueError):
         raise Refused(422, f"input {tensor.name!r:.50} has a value that is no {tensor.datatype}") from None
 
 

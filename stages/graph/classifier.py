@@ -28,7 +28,7 @@ class Classifier:
 
         self.model, self.task, self.metric = model, task, task.metrics[0]
         self.train, self.validation = read_split(data, "train"), read_split(data, "validation")
-        self.tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
+        self.tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer", model_max_length=max_length)
         columns = ("input_ids", "attention_mask", "token_type_ids")
         self.inputs = [name for name in columns if name in self.validation.column_names]
         self.samples = list(check.shapes(self.validation, self.tokenizer, self.inputs))
