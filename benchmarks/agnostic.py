@@ -42,7 +42,7 @@ RIVALS: dict[str, tuple[int, dict[str, Any]]] = {
     "minilmv2_narrow": (
         2,
         {
-            "start": {"hidden_size": 192, "intermediate_size": 768, "budget": 0.2505},
+            "start": {"hidden_size": 192, "intermediate_size": 768, "budget": 0.251},
             "objectives": _NONE | {"hard": {}, "kl": {}, "relations": {}},
         },
     ),
