@@ -1,6 +1,7 @@
 """`python -m serving outputs/export/sentiment`: an exported model behind HTTP; `--help` tells the settings."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -16,6 +17,10 @@ from serving.settings import Settings, sentence
 
 if TYPE_CHECKING:
     from serving.service import Service
+
+KEEP_ALIVE = 75
+"""Seconds that an unused connection stays open; longer than clients and load balancers keep theirs (15 to 60), or they
+would send a request just when it is closed."""
 
 
 def main() -> None:
@@ -50,8 +55,14 @@ def serve(settings: Settings) -> None:
     listening = _listen(settings)
     service = Service(settings)
     config = uvicorn.Config(
-        create_app(service), log_config=None, access_log=False, timeout_graceful_shutdown=settings.drain_seconds
+        create_app(service),
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=settings.drain_seconds,
     )
+    gc.collect()
+    gc.freeze()  # what is loaded stays; to look through it for garbage would halt all requests for 40 ms now and then
     server, (host, port) = uvicorn.Server(config), listening.getsockname()[:2]
     one = service.student
     logging.info("%s, version %s, %s: http://%s:%s", one.name, one.version, one.variant, host, port)
@@ -67,8 +78,10 @@ async def _serve(server, service: "Service", listening: socket.socket) -> None:
 def _listen(settings: Settings) -> socket.socket:
     """Before the models are loaded, so that an address in use is told at once."""
     try:
-        family, kind, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind)
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        family, kind, protocol, _, address = found[0]
+        # asyncio turns Nagle's algorithm off only where it is told the protocol; else each answer waits for 40 ms
+        bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:

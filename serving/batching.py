@@ -13,6 +13,7 @@ Nothing but waiting happens on the event loop. A request that is cancelled takes
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +58,10 @@ class Waiting:
 
 
 class Batcher:
-    """The queue before one model; lives on the event loop that it is started on.
+    """The queue before one model.
+
+    Requests come and are answered on the event loop that it is started on. Each of the model's instances is a thread
+    that takes its next batch out of the queue by itself, whatever the loop is busy with.
 
     Args:
         run: tokenized texts -> logits (texts, outputs); called in threads, `settings.instances` at a time.
@@ -70,24 +74,26 @@ class Batcher:
         self._run, self._name, self._settings, self._telemetry = run, name, settings, telemetry
         self._tokenizers = ThreadPoolExecutor(TOKENIZERS, "tokenize")
         self._large = ThreadPoolExecutor(1, "tokenize-large")
-        self._runners = ThreadPoolExecutor(settings.instances, "run")
+        self._instances = ThreadPoolExecutor(settings.instances, "run")
         self._rows: list[Waiting] = []
-        self._arrived, self._turn = asyncio.Event(), asyncio.Lock()
+        self._changed, self._open = threading.Condition(), True
         self._pace = 0.0
-        self._instances: list[asyncio.Task[None]] = []
         self.inside = 0
         """Texts accepted and not yet answered."""
 
     def start(self) -> None:
-        self._instances = [asyncio.create_task(self._work()) for _ in range(self._settings.instances)]
+        self._loop = asyncio.get_running_loop()
+        for _ in range(self._settings.instances):
+            self._instances.submit(self._work)
 
     async def close(self) -> None:
         """Answers what was accepted, then stops."""
         while self.inside:
             await asyncio.sleep(0.02)
-        for instance in self._instances:
-            instance.cancel()
-        for pool in (self._tokenizers, self._large, self._runners):
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+        for pool in (self._tokenizers, self._large, self._instances):
             pool.shutdown(wait=False)
 
     async def logits(self, count: int, size: int, tokenize: Callable[[], Sequence["Row"]]) -> np.ndarray:
@@ -108,58 +114,59 @@ class Batcher:
             loop = asyncio.get_running_loop()
             tokens = await loop.run_in_executor(self._large if size > LARGE else self._tokenizers, tokenize)
             rows = [Waiting(row=each, logits=loop.create_future()) for each in tokens]
-            self._rows += rows
-            self._arrived.set()
+            with self._changed:
+                self._rows += rows
+                self._changed.notify()
             return np.stack(await asyncio.gather(*(row.logits for row in rows)))
         finally:
             self.inside -= count
 
-    async def _work(self) -> None:
-        """One instance: a batch after the other."""
-        loop = asyncio.get_running_loop()
-        while True:
-            async with self._turn:
-                rows = await self._next()
+    def _work(self) -> None:
+        """One instance, in its thread: a batch after the other."""
+        while rows := self._next():
             start = time.perf_counter()
             try:
-                found = await loop.run_in_executor(self._runners, self._run, [row.row for row in rows])
-                self._told(rows, start)
-                for row, logits in zip(rows, found, strict=True):
-                    if not row.logits.done():  # its client may have gone while the batch ran
-                        row.logits.set_result(logits)
+                found = self._run([row.row for row in rows])
             except Exception as error:
-                for row in rows:
-                    if not row.logits.done():
-                        row.logits.set_exception(error)
+                found = error
+            self._loop.call_soon_threadsafe(self._answer, rows, found, start, time.perf_counter() - start)
 
-    async def _next(self) -> list[Waiting]:
-        """Waits for a batch, and takes it out of the queue."""
-        while True:
-            while not self._rows:
-                await self._arrival(None)
-            await self._filled()
-            self._rows = [row for row in self._rows if not row.logits.done()]  # who has gone needs no answer
-            if self._rows:
-                taken = nearest([len(row) for row in self._rows], self._settings.max_tokens, self._settings.padding)
-                rows = [self._rows[i] for i in taken]
-                self._rows = [row for i, row in enumerate(self._rows) if i not in taken]
-                return rows
+    def _next(self) -> list[Waiting]:
+        """Waits for a batch, and takes it out of the queue; none at the end."""
+        with self._changed:
+            while self._open:
+                self._rows = [row for row in self._rows if not row.logits.done()]  # who has gone needs no answer
+                if not self._rows:
+                    self._changed.wait()
+                elif (left := self._left()) > 0:
+                    self._changed.wait(left)
+                else:
+                    taken = nearest([len(row) for row in self._rows], self._settings.max_tokens, self._settings.padding)
+                    rows = [self._rows[i] for i in taken]
+                    self._rows = [row for i, row in enumerate(self._rows) if i not in taken]
+                    return rows
+        return []
 
-    async def _filled(self) -> None:
-        """Returns when there is a batch's worth of tokens, or the oldest text has waited `max_wait_ms`."""
-        deadline = self._rows[0].arrived + self._settings.max_wait_ms / 1000
-        while sum(map(len, self._rows)) < self._settings.max_tokens and (left := deadline - time.perf_counter()) > 0:
-            await self._arrival(left)
+    def _left(self) -> float:
+        """Seconds for which the texts that wait may wait for others: none once they fill a batch."""
+        if sum(map(len, self._rows)) >= self._settings.max_tokens:
+            return 0.0
+        return self._rows[0].arrived + self._settings.max_wait_ms / 1000 - time.perf_counter()
 
-    async def _arrival(self, seconds: float | None) -> None:
-        self._arrived.clear()
-        try:
-            await asyncio.wait_for(self._arrived.wait(), seconds)
-        except TimeoutError:
-            return
+    def _answer(self, rows: list[Waiting], found: np.ndarray | Exception, start: float, seconds: float) -> None:
+        """Back on the event loop."""
+        failed = isinstance(found, Exception)
+        if not failed:
+            self._told(rows, start, seconds)
+        for i, row in enumerate(rows):
+            if row.logits.done():  # its client has gone while the batch ran
+                continue
+            if failed:
+                row.logits.set_exception(found)
+            else:
+                row.logits.set_result(found[i])
 
-    def _told(self, rows: list[Waiting], start: float) -> None:
-        seconds = time.perf_counter() - start
+    def _told(self, rows: list[Waiting], start: float, seconds: float) -> None:
         self._pace = 0.9 * self._pace + 0.1 * seconds / len(rows) if self._pace else seconds / len(rows)
         self._telemetry.batch(
             self._name,

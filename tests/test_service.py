@@ -22,8 +22,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from service_at_work import Gate, served
 from test_registered_model import exported
 
+from serving.__main__ import _listen
 from serving.batching import nearest
 from serving.predictor import Predictor
+from serving.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -383,3 +385,23 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_0(films: Path) -> None:
     finally:
         server.kill()
         server.communicate()
+
+
+def test_no_answer_waits_for_the_client_to_acknowledge_its_headers() -> None:
+    """Nagle's algorithm is off on accepted connections."""
+
+    async def accepted() -> int:
+        first: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            found = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            first.set_result(found)
+            writer.close()
+
+        listening = _listen(Settings(model="any", port=0))
+        async with await asyncio.start_server(connected, sock=listening):
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            writer.close()
+            return await first
+
+    assert asyncio.run(accepted()) != 0
