@@ -10,6 +10,7 @@
 """
 
 import asyncio
+import gc
 import json
 import sys
 from collections.abc import Awaitable
@@ -40,6 +41,8 @@ async def load(settings: Load) -> dict[str, Any]:
         bodies = client.bodies(read(settings.texts, settings.seed))
         await client.check(bodies[0])
         await loops.closed(client.ask, bodies, max(settings.clients), settings.warmup)
+        gc.collect()
+        gc.freeze()  # else this process halts now and then to look for garbage, and its own halt is measured
         runs = [await _closed(client, bodies, count) for count in settings.clients]
         found = {"settings": settings.model_dump(mode="json"), "requests": len(bodies), "runs": runs}
         rates = settings.rates
