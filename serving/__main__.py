@@ -18,10 +18,6 @@ from serving.settings import Settings, sentence
 if TYPE_CHECKING:
     from serving.service import Service
 
-KEEP_ALIVE = 75
-"""Seconds that an unused connection stays open; longer than clients and load balancers keep theirs (15 to 60), or they
-would send a request just when it is closed."""
-
 
 def main() -> None:
     signal.signal(
@@ -45,7 +41,7 @@ def serve(settings: Settings) -> None:
     """
     import uvicorn
 
-    from serving.http.app import create_app
+    from serving.http.server import configure
     from serving.service import Service
     from serving.telemetry import JsonLines
 
@@ -54,13 +50,7 @@ def serve(settings: Settings) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     listening = _listen(settings)
     service = Service(settings)
-    config = uvicorn.Config(
-        create_app(service),
-        log_config=None,
-        access_log=False,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=settings.drain_seconds,
-    )
+    config = configure(service)
     gc.collect()
     gc.freeze()  # what is loaded stays; to look through it for garbage would halt all requests for 40 ms now and then
     server, (host, port) = uvicorn.Server(config), listening.getsockname()[:2]

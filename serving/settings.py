@@ -68,8 +68,8 @@ class Settings(BaseSettings):
     """Largest request."""
     long_texts: Literal["truncate", "refuse"] = "truncate"
     """What happens to a text with more tokens than the model reads."""
-    body_seconds: Seconds = 30
-    """How long a request may take to arrive."""
+    arrival_seconds: Seconds = 30
+    """How long a request's headers, and then its body, may take to arrive."""
     drain_seconds: Count = 60
     """How long SIGTERM waits for what was accepted."""
     poll_seconds: Annotated[float, Field(ge=0)] = 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import uvicorn
 
-from serving.http.app import create_app
+from serving.http.server import configure
 from serving.service import Service
 from serving.settings import Settings
 
@@ -17,7 +17,7 @@ from serving.settings import Settings
 def served(folder: Path | str, **settings) -> Iterator[tuple[Service, httpx.Client]]:
     """A service behind uvicorn on a free port, and a client of it; at the end everything accepted is answered."""
     service = Service(Settings(model=str(folder), **settings))
-    server = uvicorn.Server(uvicorn.Config(create_app(service), port=0, log_config=None, timeout_graceful_shutdown=20))
+    server = uvicorn.Server(configure(service, port=0))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -294,9 +296,25 @@ def test_a_key_is_asked_for(films: Path, tmp_path: Path) -> None:
 
 
 def test_a_body_that_does_not_come_is_given_up(films: Path) -> None:
-    with served(films, body_seconds=0.3) as (_, client), connected(client) as slow:
+    with served(films, arrival_seconds=0.3) as (_, client), connected(client) as slow:
         slow.sendall(HEAD % 9 + b"{")
         assert b"408 Request Timeout" in slow.recv(4096)
+
+
+def test_headers_that_do_not_come_are_given_up(films: Path) -> None:
+    """Neither the first request's nor a later one's; a connection that is only unused stays open."""
+    begun = b"GET /v2/health/live HTTP/1.1\r\n"
+    with served(films, arrival_seconds=0.5) as (_, client):
+        with connected(client) as slow:
+            slow.sendall(begun)
+            assert slow.recv(4096) == b""
+        with closing(HTTPConnection(client.base_url.host, client.base_url.port, timeout=10)) as again:
+            for pause in (0.8, 0):
+                again.request("GET", "/v2/health/live")
+                assert again.getresponse().read()
+                time.sleep(pause)
+            again.sock.sendall(begun)
+            assert again.sock.recv(4096) == b""
 
 
 def relabeled(folder: Path, config: bytes, link: Path) -> Path:

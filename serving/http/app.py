@@ -30,7 +30,7 @@ def create_app(service: Service) -> FastAPI:
     errors.install(app)
     app.openapi_schema = infer.document(app.openapi(), service.student.name)
     settings = service.settings
-    limits = {"max_bytes": settings.max_bytes, "body_seconds": settings.body_seconds}
+    limits = {"max_bytes": settings.max_bytes, "arrival_seconds": settings.arrival_seconds}
     app.add_middleware(Guard, key=settings.key(), **limits)
     app.add_middleware(Access, telemetry=service.telemetry)  # the last one added stands before all others
     return app

@@ -61,10 +61,10 @@ class Access:
 
 
 class Guard:
-    """Refuses what has not the key, is larger than `max_bytes`, or takes longer than `body_seconds` to arrive."""
+    """Refuses what has not the key, is larger than `max_bytes`, or takes longer than `arrival_seconds` to arrive."""
 
-    def __init__(self, app: ASGIApp, key: bytes | None, max_bytes: int, body_seconds: float) -> None:
-        self._app, self._key, self._most, self._seconds = app, key, max_bytes, body_seconds
+    def __init__(self, app: ASGIApp, key: bytes | None, max_bytes: int, arrival_seconds: float) -> None:
+        self._app, self._key, self._most, self._seconds = app, key, max_bytes, arrival_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
