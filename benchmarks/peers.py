@@ -2,6 +2,7 @@
 
     python -m benchmarks.peers                                            # BERT-base shape
     python -m benchmarks.peers --hidden 384 --layers 6 --budgets 0.5      # MiniLM's
+    python -m benchmarks.peers --rule speed                               # ranks dealt out for speed
     python -m benchmarks.peers --peers eager compile plain openvino       # others; `pip install openvino`
 
 Weights are random: they change no time. All models answer the same batches in one process, on one thread, in turns
@@ -35,6 +36,7 @@ from stages.graph.rewrite import rewrite
 from stages.graph.trace import quiet, trace
 from stages.lowrank.modeling import assemble
 from stages.lowrank.ranks import Matrix, allocate
+from stages.lowrank.reach import reach
 from stages.models.anatomy import Parts
 
 INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
@@ -60,6 +62,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=768)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.25])
+    parser.add_argument("--rule", choices=["ratio", "global", "speed"], default="ratio", help="factorize.rank_rule")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--lengths", nargs="+", default=["real", "16", "128"], help="real: as SST-2's are distributed")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each model and cell")
@@ -81,9 +84,9 @@ def _models(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Mo
     for name, bias in teacher.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(bias, std=0.02)  # equal ones would be merged
-    students = {f"student {budget:g}": _student(teacher, budget) for budget in options.budgets}
+    students = {f"student {budget:g}": _student(teacher, budget, options.rule) for budget in options.budgets}
     for name, model in {"teacher": teacher, **students}.items():
-        stem = f"{options.layers}x{options.hidden} {name}"
+        stem = f"{options.layers}x{options.hidden} {options.rule} {name}"
         traced, whole, small = (folder / f"{stem} {kind}.onnx" for kind in ("traced", "fp32", "int8"))
         if not traced.is_file():
             trace(model, INPUTS, traced)
@@ -98,23 +101,33 @@ def _models(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Mo
             yield from ((f"{name}, {way}", run) for way, run in PEERS[peer](model, traced, whole))
 
 
-def _student(teacher: PreTrainedModel, budget: float) -> PreTrainedModel:
-    """A low-rank copy with random factors, ranks as `factorize.rank_rule: ratio` gives them."""
+def _student(teacher: PreTrainedModel, budget: float, rule: str) -> PreTrainedModel:
+    """A low-rank copy with random factors, ranks as `factorize.rank_rule` deals them out.
+
+    All matrices are taken to have the same spectrum, which falls as MiniLM's do after whitening: rank r of n explains
+    in proportion to exp(-12 r / n).
+    """
     parts = Parts(teacher)
     shapes = {name: teacher.get_submodule(name).weight.shape for name in parts.matrix_names()}
+    read = reach(teacher, list(shapes))
     matrices = [
-        Matrix(name=name, outputs=out, inputs=into, energy=[1.0] * min(out, into))
+        Matrix(name=name, outputs=out, inputs=into, energy=_spectrum(min(out, into)), reach=read[name])
         for name, (out, into) in shapes.items()
     ]
     whole = parts.layer_parameters()
     room = int(budget * whole) - (whole - parts.matrix_parameters())
-    ranks = allocate(matrices, room, "ratio", 16)
+    ranks = allocate(matrices, room, rule, 16)
     factors = {
         name: (0.1 * torch.randn(out, ranks[name]), 0.1 * torch.randn(ranks[name], into))
         for name, (out, into) in shapes.items()
         if ranks[name]
     }
     return assemble(teacher, factors)
+
+
+def _spectrum(ranks: int) -> list[float]:
+    falling = np.exp(-12 * np.arange(ranks) / ranks)
+    return (falling / falling.sum()).tolist()
 
 
 def _onnxruntime(path: Path, **settings: Any) -> Model:

@@ -9,6 +9,7 @@ from stages.lowrank.calibrate import calibrate
 from stages.lowrank.decompose import Statistics, cholesky, decompose, output_error, shift
 from stages.lowrank.modeling import LowRankModel, assemble
 from stages.lowrank.ranks import Matrix, allocate
+from stages.lowrank.reach import reach
 from stages.models.anatomy import Parts
 from stages.models.base import load
 from stages.models.families import FAMILIES
@@ -93,7 +94,7 @@ def test_cholesky_adds_a_ridge_only_where_it_must():
     assert torch.allclose(factor @ factor.T, singular, atol=1e-6)
 
 
-@pytest.mark.parametrize("rule", ["ratio", "uniform", "global"])
+@pytest.mark.parametrize("rule", ["ratio", "uniform", "global", "speed"])
 @pytest.mark.parametrize("budget", [0.1, 0.25, 0.5, 0.9])
 @pytest.mark.parametrize("block", [1, 8])
 def test_budget_is_met_within_one_percent_from_below(rule, budget, block):
@@ -102,7 +103,10 @@ def test_budget_is_met_within_one_percent_from_below(rule, budget, block):
     matrices = []
     for i, (outputs, inputs) in enumerate(shapes * 6):
         energy = np.sort(draw.exponential(size=384) * np.exp(-np.arange(384) / draw.uniform(20, 200)))[::-1]
-        matrices.append(Matrix(name=str(i), outputs=outputs, inputs=inputs, energy=list(energy / energy.sum())))
+        reach = 1 / 16 if i > 30 else 1.0
+        matrices.append(
+            Matrix(name=str(i), outputs=outputs, inputs=inputs, energy=list(energy / energy.sum()), reach=reach)
+        )
     whole = int(budget * sum(m.dense for m in matrices))
     ranks = allocate(matrices, whole, rule, block)
     spent = sum(m.size(ranks[m.name]) for m in matrices)
@@ -124,6 +128,59 @@ def test_global_is_the_greedy_choice():
         key=lambda r: sum(energies[0][: r[0]]) + sum(energies[1][: r[1]]),
     )
     assert tuple(ranks.values()) == best
+
+
+def test_speed_stores_as_much_and_multiplies_less():
+    draw = np.random.default_rng(0)
+    energies = [np.sort(draw.exponential(size=64))[::-1] for _ in range(8)]
+    matrices = [
+        Matrix(name=str(i), outputs=64, inputs=64, energy=list(energy / energy.sum()), reach=1 / 16 if i > 5 else 1.0)
+        for i, energy in enumerate(energies)
+    ]
+
+    def work(rule: str) -> float:
+        ranks = allocate(matrices, 4 * 64 * 64, rule, 1)
+        return sum(m.size(ranks[m.name]) * m.reach for m in matrices)
+
+    assert work("speed") < 0.9 * work("global")
+
+
+def test_reach_is_where_a_change_is_felt():
+    """Against what happens to the logits when one token's output of a matrix is changed."""
+    model = tiny("bert").double().eval()
+    names = Parts(model).matrix_names()
+    ids = torch.randint(5, 50, (1, 8))
+
+    def felt(name: str, token: int) -> bool:
+        def changed(module, args, out):
+            out = out.clone()
+            out[:, token] += torch.linspace(1, 2, out.shape[-1])
+            return out
+
+        handle = model.get_submodule(name).register_forward_hook(changed)
+        try:
+            return not torch.equal(model(input_ids=ids).logits, before)
+        finally:
+            handle.remove()
+
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        expected = {name: {True: 1.0, False: 1 / 16}[felt(name, 5)] for name in names}
+        assert all(felt(name, 0) for name in names)
+    assert reach(model, names) == expected
+    assert list(expected.values()).count(1 / 16) == 4 and all(p.grad is None for p in model.parameters())
+
+
+def test_a_language_model_reads_every_token():
+    """But for the first one's query, which has only itself to look at."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+    )
+    model = LlamaForCausalLM(config)
+    for name, share in reach(model, Parts(model).matrix_names()).items():
+        assert share >= 15 / 16 if name.endswith("q_proj") else share == 1.0
 
 
 def test_budget_too_small_or_blocks_too_coarse_are_refused():

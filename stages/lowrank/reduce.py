@@ -11,6 +11,7 @@ from stages.lowrank.calibrate import calibrate
 from stages.lowrank.decompose import Decomposition, Statistics, decompose, shift
 from stages.lowrank.modeling import assemble, separate
 from stages.lowrank.ranks import Matrix, allocate
+from stages.lowrank.reach import reach
 from stages.models.anatomy import Parts
 from stages.settings import Factorize
 
@@ -57,7 +58,8 @@ def reduce(
         name: decompose(weight, settings.decomposition, statistics[name])
         for name, weight in tqdm(weights.items(), **bar)
     }
-    ranks = _ranks(settings, spectra, budget) if names else {}
+    read = reach(model, names) if settings.rank_rule == "speed" else {}
+    ranks = _ranks(settings, spectra, budget, read) if names else {}
     factors = {name: spectra[name].factors(rank) for name, rank in ranks.items() if rank}
     return Reduced(
         model=_assembled(settings, model, factors, statistics),
@@ -69,9 +71,13 @@ def reduce(
     )
 
 
-def _ranks(settings: Factorize, spectra: dict[str, Decomposition], budget: int) -> dict[str, int | None]:
+def _ranks(
+    settings: Factorize, spectra: dict[str, Decomposition], budget: int, read: dict[str, float]
+) -> dict[str, int | None]:
     matrices = [
-        Matrix(name=name, outputs=s.u.shape[0], inputs=s.v.shape[1], energy=s.energy.tolist())
+        Matrix(
+            name=name, outputs=s.u.shape[0], inputs=s.v.shape[1], energy=s.energy.tolist(), reach=read.get(name, 1.0)
+        )
         for name, s in spectra.items()
     ]
     return allocate(matrices, budget, settings.rank_rule, settings.multiple_of)

@@ -82,9 +82,10 @@ class Factorize(Block):
     decomposition: Literal["svd", "fisher", "whitened"] = "whitened"
     """`svd`: weights alone. `fisher`: rows weighted by the loss's gradients. `whitened`: the input's covariance,
     which makes each matrix's output error the smallest that its rank allows."""
-    rank_rule: Literal["ratio", "uniform", "global"] = "global"
+    rank_rule: Literal["ratio", "uniform", "global", "speed"] = "global"
     """`ratio`: every matrix the same share. `uniform`: one rank for all. `global`: ranks go where they save the most
-    output error per parameter."""
+    output error per parameter; `speed`: per multiplication, of which a last layer that the head reads one token of
+    costs next to none."""
     multiple_of: Count = 8
     """Ranks, and an `intermediate_size` made from the budget, are multiples of this (vector width); smaller models may
     need 1 to meet the budget."""
