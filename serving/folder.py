@@ -91,7 +91,9 @@ def _session(path: Path, threads: int, provider: Provider) -> "InferenceSession"
     wanted = _PROVIDERS[provider]
     if provider == "cuda":
         onnxruntime.preload_dlls()  # CUDA's libraries may have come as Python packages, off the loader's path
-    session = onnxruntime.InferenceSession(path, options, providers=list(dict.fromkeys([wanted, _PROVIDERS["cpu"]])))
+    offered = onnxruntime.get_available_providers()  # to ask for another one would print a warning of its own
+    providers = [name for name in dict.fromkeys([wanted, _PROVIDERS["cpu"]]) if name in offered]
+    session = onnxruntime.InferenceSession(path, options, providers=providers)
     if (got := session.get_providers()[0]) != wanted:
         raise ModelError(
             f"provider {provider} was asked for, but ONNX Runtime fell back to {got}; "
