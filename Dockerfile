@@ -6,14 +6,15 @@ FROM python:${PYTHON}-slim AS build
 ARG RUNTIME=onnxruntime
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
-RUN python -m venv /opt/makd && /opt/makd/bin/pip install --upgrade 'pip>=25.1'
+RUN python -m venv --without-pip /opt/makd && pip install --upgrade 'pip>=25.1'
 COPY pyproject.toml constraints.txt ./
-RUN /opt/makd/bin/pip install --constraint constraints.txt --group image "${RUNTIME}"
+RUN pip --python /opt/makd install --constraint constraints.txt --group image "${RUNTIME}"
 COPY README.md LICENSE ./
 COPY serving ./serving
-RUN /opt/makd/bin/pip install --no-deps . && /opt/makd/bin/pip uninstall --yes pip
+RUN pip --python /opt/makd install --no-deps .
 
 FROM python:${PYTHON}-slim
+RUN pip uninstall --yes pip setuptools wheel
 COPY --from=build /opt/makd /opt/makd
 # Nothing is written at run time, so the file system may be read-only.
 ENV PATH=/opt/makd/bin:$PATH PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \

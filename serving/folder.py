@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported: it would report to its maker
 
 Provider = Literal["cpu", "cuda"]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -88,7 +91,9 @@ def _session(path: Path, threads: int, provider: Provider) -> "InferenceSession"
     wanted = _PROVIDERS[provider]
     if provider == "cuda":
         onnxruntime.preload_dlls()  # CUDA's libraries may have come as Python packages, off the loader's path
-    session = onnxruntime.InferenceSession(path, options, providers=list(dict.fromkeys([wanted, _PROVIDERS["cpu"]])))
+    offered = onnxruntime.get_available_providers()  # to ask for another one would print a warning of its own
+    providers = [name for name in dict.fromkeys([wanted, _PROVIDERS["cpu"]]) if name in offered]
+    session = onnxruntime.InferenceSession(path, options, providers=providers)
     if (got := session.get_providers()[0]) != wanted:
         raise ModelError(
             f"provider {provider} was asked for, but ONNX Runtime fell back to {got}; "

@@ -9,12 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
 
 from serving.folder import ModelError, read_manifest
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 REGISTRY = "models:/"
 
@@ -28,19 +25,18 @@ def version(model: str) -> str:
     if not model.startswith(REGISTRY):
         read_manifest(Path(model))
         return hashlib.sha256((Path(model) / "manifest.json").read_bytes()).hexdigest()[:12]
-    from mlflow.exceptions import MlflowException
-
+    mlflow = _mlflow()
     name, at, alias = model.removeprefix(REGISTRY).partition("@")
     if not at:
         name, _, number = name.rpartition("/")
     try:
-        client = _client()
+        client = mlflow.MlflowClient()
         return (
             client.get_model_version_by_alias(name, alias).version
             if at
             else client.get_model_version(name, number).version
         )
-    except MlflowException as error:
+    except mlflow.exceptions.MlflowException as error:
         raise ModelError(f"{model} is not in the registry: {error.message}") from None
 
 
@@ -54,9 +50,7 @@ def folder(model: str, number: str) -> Iterator[Path]:
     if not model.startswith(REGISTRY):
         yield Path(model)
         return
-    import mlflow
-
-    _client()
+    mlflow = _mlflow()
     name = model.removeprefix(REGISTRY).partition("@")[0].split("/")[0]
     with tempfile.TemporaryDirectory(prefix="makd-") as place:
         got = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{REGISTRY}{name}/{number}", dst_path=place))
@@ -68,8 +62,8 @@ def folder(model: str, number: str) -> Iterator[Path]:
         yield found[0]
 
 
-def _client() -> "MlflowClient":
-    """The registry that MLFLOW_TRACKING_URI names, or the checkout's own."""
+def _mlflow() -> ModuleType:
+    """MLflow, at the registry that MLFLOW_TRACKING_URI names, or the checkout's own."""
     try:
         import mlflow
     except ImportError:
@@ -83,4 +77,4 @@ def _client() -> "MlflowClient":
         if not Path(own.removeprefix("sqlite:///")).is_file():
             raise ModelError(f"{own} does not exist; set MLFLOW_TRACKING_URI to where the registry is")
         mlflow.set_tracking_uri(own)
-    return mlflow.MlflowClient()
+    return mlflow

@@ -9,6 +9,7 @@ is killed leaves nothing that a later stage would trust.
 """
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from stages.corpora.corpus import Corpus
 from stages.settings import BadInput, Params, describe, load
 from stages.tasks import Task
 from stages.tracking.context import is_main
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported: it would report to its maker
 
 OUTPUTS = Path("outputs")
 STATE = Path(".makd")

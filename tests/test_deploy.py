@@ -1,11 +1,14 @@
 """What the image and the manifests say fits the service: packages, settings, routes, files."""
 
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
 import yaml
 from test_graph_file import HOUSE, ROOT, covered, imported, reached
 
@@ -84,3 +87,13 @@ def test_the_page_asks_for_nothing_from_elsewhere() -> None:
     addresses = set(re.findall(r"https?://[^\"'`\s]+", page))
     assert addresses == {"http://www.w3.org/2000/svg"}, "the name of SVG, which nothing is fetched from"
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", page)
+
+
+@pytest.mark.parametrize("module", ["serving.folder", "stages.command", "benchmarks"])
+def test_onnx_runtime_reports_to_nobody(module: str, tmp_path: Path) -> None:
+    """Left alone, it keeps an identifier in the home folder, and what it saw, to send both."""
+    quiet = {"ORT_DISABLE_TELEMETRY", "CI", "XDG_CACHE_HOME"}
+    environment = {name: value for name, value in os.environ.items() if name not in quiet} | {"HOME": str(tmp_path)}
+    command = [sys.executable, "-c", f"import {module}, onnxruntime; onnxruntime.get_all_providers()"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,14 @@ def test_a_registered_model_takes_text(tmp_path: Path, monkeypatch: pytest.Monke
         source.version("models:/makd-film@champion")
     requirements = Path(mlflow.pyfunc.get_model_dependencies("models:/makd-film@challenger")).read_text()
     assert "onnxruntime" in requirements and "torch" not in requirements
+
+
+def test_without_mlflow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the image."""
+    from serving import source
+    from serving.folder import ModelError
+
+    for name in ("mlflow", "mlflow.exceptions"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModelError, match="needs mlflow; install it, or give a folder"):
+        source.version("models:/makd-film@champion")

@@ -189,6 +189,7 @@ def test_no_folder(tmp_path: Path) -> None:
         Predictor(tmp_path)
 
 
+@pytest.mark.filterwarnings("error")
 def test_cuda_that_fell_back_is_an_error(place: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")

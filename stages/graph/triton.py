@@ -4,8 +4,8 @@
     <model>/labels.txt       a classifier's labels, which Triton's classification extension answers with
     <model>/1/model.onnx     version 1
 
-Triton batches requests of one length only, since it does not pad: a client that pads its texts to a few lengths lets
-more of them meet. Tokenizing is the client's part, too.
+Triton does not pad, and ends a batch where the next request has another length: a client that pads its texts to one
+length lets more of them meet. Tokenizing is the client's part, too.
 """
 
 import shutil
