@@ -5,6 +5,7 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
 from conftest import reviews
 
 from benchmarks import agnostic, peers
@@ -55,12 +56,13 @@ def test_table_tells_mean_spread_and_retention(tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 5000
 
 
-def test_a_peer_is_cut_to_its_budget_and_compared_with_both_teachers():
+@pytest.mark.parametrize("rule", ["ratio", "speed"])
+def test_a_peer_is_cut_to_its_budget_and_compared_with_both_teachers(rule):
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(vocab_size=20, hidden_size=96, num_hidden_layers=2, intermediate_size=384)
     teacher = BertForSequenceClassification(config)
-    sizes = [Parts(model).layer_parameters() for model in (peers._student(teacher, 0.5), teacher)]
+    sizes = [Parts(model).layer_parameters() for model in (peers._student(teacher, 0.5, rule), teacher)]
     assert 0.49 < sizes[0] / sizes[1] <= 0.5
     rounds = {"teacher, fused": [[0.008], [0.004]], "teacher, fp32": [[0.004], [0.004]], "student": [[0.002], [0.002]]}
     last = peers._table(rounds, "real", 8).splitlines()[-1]
