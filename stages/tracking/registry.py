@@ -49,7 +49,7 @@ def _log(
     from mlflow.models import Model
 
     import serving
-    from serving.folder import read_manifest
+    from serving.folder import generates, read_manifest
 
     code = Path(serving.__file__).parent
     model = client.create_logged_model(experiment, name=name, source_run_id=run, tags=tags)
@@ -63,7 +63,7 @@ def _log(
         artifacts={"model": str(folder)},
         code_paths=[str(code)],
         pip_requirements=_requirements(),
-        signature=_signature(pair, writes=read_manifest(folder).get("kind") == "causal_lm"),
+        signature=_signature(pair, writes=generates(read_manifest(folder))),
         input_example=_example(pair),
     )
     source = f"models:/{model.model_id}"
