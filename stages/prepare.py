@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, Any
 from stages.command import command
 from stages.language import instructions
 from stages.language.packing import packed
-from stages.models.base import load_tokenizer, longest
+from stages.models.base import load_tokenizer, require_length
 from stages.settings import BadInput, Base, Data, Prepare
 from stages.tasks import Task
 from stages.tasks.augment import Source, augment, load_source, unseen
@@ -73,7 +73,7 @@ def prepare(
             tokenizer lacks what it takes.
     """
     tokenizer, place = load_tokenizer(base), output / "data"
-    _check_length(base, tokenizer, settings.max_length)
+    require_length(base, tokenizer, settings.max_length, setting="prepare.max_length")
     given = Preparation(
         name=name, task=task, data=data, base=base, tokenizer=tokenizer, settings=settings, seed=seed, place=place
     )
@@ -134,11 +134,6 @@ def _require_causal(given: Preparation) -> None:
     tokenizer.padding_side = "right"
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
-
-
-def _check_length(base: Base, tokenizer: "PreTrainedTokenizerBase", wanted: int) -> None:
-    if wanted > (most := longest(base, tokenizer)):
-        raise BadInput(f"prepare.max_length {wanted} is more than {base.model} can read; set it to {most} or less")
 
 
 def tokenized(rows: "Dataset", tokenizer: "PreTrainedTokenizerBase", settings: Prepare, identity: str) -> "Dataset":

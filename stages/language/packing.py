@@ -19,9 +19,7 @@ def packed(given: Preparation) -> tuple[str, dict[str, dict[str, Any]]]:
     Raises:
         BadInput: the source cannot be read or fills no block, or the task's end token is none of the tokenizer's.
     """
-    from hashlib import sha256
-
-    from stages.corpora.blocks import CausalBlocks
+    from stages.corpora.blocks import CausalBlocks, save
     from stages.corpora.fill import fill
 
     name, task, tokenizer, settings = given.name, given.task, given.tokenizer, given.settings
@@ -33,15 +31,8 @@ def packed(given: Preparation) -> tuple[str, dict[str, dict[str, Any]]]:
     }
     parts = documents(corpus, f"data.custom.{name}", source="data.source")
     fill(writers, parts, tokenizer, settings.validation_share, given.seed)
-    for split, writer in writers.items():
-        if not writer.blocks:
-            raise BadInput(
-                f"task {name}: its {split} text of {writer.seen} tokens fills no block of {length}; give it more text, "
-                "or set prepare.max_length lower" + ", or prepare.validation_share higher" * (split == "validation")
-            )
-        writer.save()
-    content = "".join(writers[split].fingerprint for split in sorted(writers))
-    return sha256(content.encode()).hexdigest()[:16], {split: w.statistics() for split, w in writers.items()}
+    content = save(writers, f"task {name}", length="prepare.max_length", share="prepare.validation_share")
+    return content, {split: writer.statistics() for split, writer in writers.items()}
 
 
 def _source(data: Data, name: str, task: Task) -> str:
