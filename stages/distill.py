@@ -82,14 +82,12 @@ def _file(settings: Distill, data: Path, teacher: Path, state: Path) -> Path:
 
 def _plot(history: Path, path: Path) -> None:
     """Every term of the loss over the steps, and the validation scores."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     import pandas as pd
+    from matplotlib.figure import Figure
 
     table = pd.read_csv(history)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for axis, prefix in ((left, "loss/"), (right, "validation/")):
         for name in [c for c in table if c.startswith(prefix) and not c.endswith("loss")]:
             points = table[["step", name]].dropna()
@@ -99,7 +97,6 @@ def _plot(history: Path, path: Path) -> None:
     left.set(title="terms of the loss (unweighted)", yscale="log")
     right.set(title="validation score, points")
     figure.savefig(path, dpi=130, metadata={"Software": None})
-    plt.close(figure)
 
 
 if __name__ == "__main__":
