@@ -52,6 +52,7 @@ def prune(
     from stages.corpora.blocks import read_blocks
     from stages.corpora.masking import Masking
     from stages.distillation.masked_lm import goal
+    from stages.models.size import named
     from stages.training import fingerprint, train
 
     tokenizer, blocks = AutoTokenizer.from_pretrained(data / "tokenizer"), read_blocks(data, "train")
@@ -82,14 +83,6 @@ def prune(
         metrics = _measured(teacher, output / "models", validation, 2 * settings.batch_size) | {"training": metrics}
         _report(metrics, {} if settings.start else trainer.masks.gone(), output, run)
     return metrics
-
-
-def named(model: "PreTrainedModel") -> str:
-    """Layers and width, such as 6x384 or 6x384-lowrank."""
-    from stages.models.anatomy import Parts, plain
-
-    parts = Parts(model)
-    return f"{parts.depth}x{parts.width}" + "-lowrank" * (plain(model) is not model)
 
 
 def _student(
