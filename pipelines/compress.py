@@ -15,13 +15,10 @@ another DVC process holds) is tried again. With a GPU, stages that compute on it
 slot; `prefect gcl update gpu --limit 2` for more).
 """
 
-import argparse
-import signal
-import sys
-
 from prefect import flow
 
 from pipelines import dvc_stages
+from pipelines.command import TIMEOUT, parser, run
 from pipelines.runners import Kind
 from pipelines.stage_runs import bring_up_to_date, raise_for, report
 
@@ -34,7 +31,7 @@ def compress(
     workers: int = 2,
     runner: Kind = "threads",
     address: str | None = None,
-    timeout: float = 6 * 3600,
+    timeout: float = TIMEOUT,
 ) -> None:
     """Brings the outputs up to date.
 
@@ -55,24 +52,11 @@ def compress(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.compress",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--stages", nargs="+", help="stages to bring up to date, with all they need")
-    parser.add_argument("--only-task", help="leave the stages of other tasks out")
-    parser.add_argument("--force", action="store_true", help="run even what did not change")
-    parser.add_argument("--workers", type=int, default=2, help="stages at work at the same time")
-    parser.add_argument("--runner", choices=["threads", "dask"], default="threads", help="see pipelines.study")
-    parser.add_argument("--address", help="of a Dask scheduler")
-    parser.add_argument("--timeout", type=float, default=6 * 3600, help="seconds that a stage may take")
-    arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        compress(**vars(arguments))
-    except (RuntimeError, ValueError) as error:
-        sys.exit(f"compress: {error}")
+    options = parser("compress", __doc__)
+    options.add_argument("--stages", nargs="+", help="stages to bring up to date, with all they need")
+    options.add_argument("--force", action="store_true", help="run even what did not change")
+    options.add_argument("--workers", type=int, default=2, help="stages at work at the same time")
+    run(compress, options)
 
 
 if __name__ == "__main__":

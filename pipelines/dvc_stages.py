@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -112,43 +113,14 @@ def run(
     """
     if pipeline in _stopped:
         raise StageFailed(f"{stage} was not started: {pipeline} is interrupted")
-    dvc = [sys.executable, "-m", "dvc", "--wait-for-lock"]
-    command = [*dvc, "repro", "--single-item", *(["--force"] if force else []), stage]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=os.environ
-        | {"PATH": path, "MAKD_PIPELINE": pipeline, "PYTHONUNBUFFERED": "1"}
-        | ({"OMP_NUM_THREADS": threads} if threads else {}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    guard = _guard(process)
-    lines: list[str] = []
-    reader = threading.Thread(target=_read, args=(process.stdout, lines, log), daemon=True)
-    reader.start()
-    _running[process] = pipeline
-    if pipeline in _stopped:  # just now
-        _stop(process)
-    try:
-        process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        raise StageFailed(f"{stage} ran longer than `timeout` ({timeout:g} s) allows and was stopped") from None
-    finally:
-        _stop(process)
-        _running.pop(process)
-        guard.kill()
-        guard.communicate()
-        reader.join(5)
+    process = _start(stage, folder, force, pipeline, threads)
+    with _watched(process, pipeline, log) as lines:
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise StageFailed(f"{stage} ran longer than `timeout` ({timeout:g} s) allows and was stopped") from None
     if process.returncode:
-        output = "\n".join(lines)
-        tail = "\n".join(lines[-20:])
-        killed = process.returncode == -signal.SIGKILL
-        heals = (killed or bool(HEALS.search(output))) and pipeline not in _stopped
-        raise StageFailed(f"{stage} failed (exit code {process.returncode}):\n{tail}", heals=heals)
+        raise _failure(stage, process.returncode, lines, pipeline)
     return not any(UNCHANGED.search(line) for line in lines)
 
 
@@ -174,6 +146,50 @@ def lines_of(stream: IO[bytes], clock: Callable[[], float] = time.monotonic) -> 
                 yield text
     if text := _plain(buffer):
         yield text
+
+
+def _start(stage: str, folder: str, force: bool, pipeline: str, threads: str | None) -> subprocess.Popen[bytes]:
+    """DVC, the leader of a process group of its own."""
+    dvc = [sys.executable, "-m", "dvc", "--wait-for-lock"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    environment = {"PATH": path, "MAKD_PIPELINE": pipeline, "PYTHONUNBUFFERED": "1"}
+    if threads:
+        environment["OMP_NUM_THREADS"] = threads
+    return subprocess.Popen(
+        [*dvc, "repro", "--single-item", *(["--force"] if force else []), stage],
+        cwd=folder,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+@contextmanager
+def _watched(process: subprocess.Popen[bytes], pipeline: str, log: Callable[[str], None]) -> Iterator[list[str]]:
+    """The lines that it has written so far; its whole group ends with the block, or with this process."""
+    guard, lines = _guard(process), []
+    reader = threading.Thread(target=_read, args=(process.stdout, lines, log), daemon=True)
+    reader.start()
+    _running[process] = pipeline
+    if pipeline in _stopped:  # just now
+        _stop(process)
+    try:
+        yield lines
+    finally:
+        _stop(process)
+        _running.pop(process)
+        guard.kill()
+        guard.communicate()
+        reader.join(5)
+
+
+def _failure(stage: str, code: int, lines: list[str], pipeline: str) -> StageFailed:
+    """What is told of a stage that ended with an error: its last lines, and whether to try again."""
+    killed = code == -signal.SIGKILL or HEALS.search("\n".join(lines))
+    tail = "\n".join(lines[-20:])
+    return StageFailed(f"{stage} failed (exit code {code}):\n{tail}", heals=bool(killed) and pipeline not in _stopped)
 
 
 def _read(stream: IO[bytes], lines: list[str], log: Callable[[str], None]) -> None:

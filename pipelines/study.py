@@ -21,13 +21,10 @@ starts the workers on this machine. Deployed, it is `prefect deployment run stud
 `python -m pipelines.compress --help` for the server and for GPUs.
 """
 
-import argparse
-import signal
-import sys
-
 from prefect import flow
 
 from pipelines import dvc_stages
+from pipelines.command import TIMEOUT, parser, run
 from pipelines.runners import Kind
 from pipelines.stage_runs import bring_up_to_date, raise_for, report
 
@@ -43,7 +40,7 @@ def study(
     workers: int | None = None,
     runner: Kind = "threads",
     address: str | None = None,
-    timeout: float = 6 * 3600,
+    timeout: float = TIMEOUT,
 ) -> None:
     """Makes and compares the rivals.
 
@@ -69,24 +66,11 @@ def study(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.study",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--recipes", nargs="+", help="of `baseline.recipes` in params.yaml, only these")
-    parser.add_argument("--only-task", help="leave the rivals of other tasks out")
-    parser.add_argument("--race", action="store_true", help="time the rivals, too, on this machine")
-    parser.add_argument("--workers", type=int, help="stages at work at the same time (half the cores)")
-    parser.add_argument("--runner", choices=["threads", "dask"], default="threads", help="where stages run")
-    parser.add_argument("--address", help="of a Dask scheduler; without it, workers on this machine")
-    parser.add_argument("--timeout", type=float, default=6 * 3600, help="seconds that a stage may take")
-    arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        study(**vars(arguments))
-    except (RuntimeError, ValueError) as error:
-        sys.exit(f"study: {error}")
+    options = parser("study", __doc__)
+    options.add_argument("--recipes", nargs="+", help="of `baseline.recipes` in params.yaml, only these")
+    options.add_argument("--race", action="store_true", help="time the rivals, too, on this machine")
+    options.add_argument("--workers", type=int, help="stages at work at the same time (half the cores)")
+    run(study, options)
 
 
 if __name__ == "__main__":

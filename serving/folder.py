@@ -3,9 +3,8 @@
 import hashlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -20,23 +19,12 @@ class ModelError(ValueError):
     """A folder, variant, provider, text or setting that cannot work; the message says in one sentence what would."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """One variant of a folder, its files verified."""
-
-    manifest: dict[str, Any]
-    path: Path
-    """Of the graph."""
-    session: "InferenceSession"
-
-
-def open_folder(
-    folder: Path, variant: str, *, generates: bool, files: tuple[str, ...], threads: int, provider: Provider
-) -> Opened:
-    """Checks the graph and the named files beside it, and loads the graph.
+class Exported:
+    """One variant of an exported model, its files verified, loaded and ready; safe to share between threads.
 
     Args:
-        generates: whether it must be a decoder's folder, or must not.
+        folder: what `export` wrote.
+        variant: `fp32`, `portable`, `fp16` or `int8`, as the folder has them.
         threads: ONNX Runtime's intra-op threads; they sleep between requests instead of spinning.
         provider: where to run; `cuda` is an error when ONNX Runtime falls back to the CPU.
 
@@ -44,14 +32,35 @@ def open_folder(
         ModelError: no such folder or variant, a file that differs from the manifest, another kind of model, or no such
             provider.
     """
-    manifest = read_manifest(folder)
-    if (manifest.get("kind") == "causal_lm") != generates:
-        reader = "serving.predictor.Predictor" if generates else "serving.generator.Generator"
-        raise ModelError(f"{folder} holds a model of another kind; open it with {reader}")
-    path = _graph(folder, manifest, variant)
-    for file in (*files, path):
-        _verify(folder, file, manifest["files"])
-    return Opened(manifest=manifest, path=folder / path, session=_session(folder / path, threads, provider))
+
+    generates: ClassVar[bool]
+    """Whether it is a decoder."""
+    beside: ClassVar[tuple[str, ...]]
+    """Files that are read beside the graph."""
+
+    def __init__(
+        self, folder: Path | str, variant: str = "fp32", *, threads: int = 1, provider: Provider = "cpu"
+    ) -> None:
+        self.folder, self.variant, self._provider = Path(folder), variant, provider
+        self.manifest = read_manifest(self.folder)
+        if generates(self.manifest) != self.generates:
+            reader = "serving.predictor.Predictor" if self.generates else "serving.generator.Generator"
+            raise ModelError(f"{folder} holds a model of another kind; open it with {reader}")
+        graph = _graph(self.folder, self.manifest, variant)
+        for file in (*self.beside, graph):
+            _verify(self.folder, file, self.manifest["files"])
+        self.path = self.folder / graph
+        self.session = _session(self.path, threads, provider)
+        self._read()
+
+    def _read(self) -> None:
+        """Takes what stands beside the graph."""
+        raise NotImplementedError
+
+
+def generates(manifest: dict[str, Any]) -> bool:
+    """Whether the folder holds a decoder."""
+    return manifest.get("kind") == "causal_lm"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from serving.decoder import Decoder, pad_left
-from serving.folder import ModelError, Provider, open_folder
+from serving.folder import Exported, ModelError
 from serving.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -50,30 +50,17 @@ class Piece:
     """Why the text ends with it, where it does."""
 
 
-class Generator:
-    """One variant of an exported decoder, loaded and ready; safe to share between threads.
+class Generator(Exported):
+    """A decoder, which goes on from prompts."""
 
-    Args:
-        folder: what `export` wrote.
-        variant: `fp32`, `portable`, `fp16` or `int8`, as the folder has them.
-        threads: ONNX Runtime's intra-op threads; they sleep between requests instead of spinning.
-        provider: where to run; `cuda` is an error when ONNX Runtime falls back to the CPU.
+    generates = True
+    beside = ("generation_config.json", "tokenizer.json")
 
-    Raises:
-        ModelError: no such folder or variant, a file that differs from the manifest, no decoder, or no such provider.
-    """
-
-    def __init__(
-        self, folder: Path | str, variant: str = "fp32", *, threads: int = 1, provider: Provider = "cpu"
-    ) -> None:
+    def _read(self) -> None:
         from tokenizers import Tokenizer
 
-        self.folder, self.variant = Path(folder), variant
-        files = ("generation_config.json", "tokenizer.json")
-        opened = open_folder(self.folder, variant, generates=True, files=files, threads=threads, provider=provider)
-        self.manifest, self.path = opened.manifest, opened.path
-        self.decoder = Decoder(opened.session, provider)
-        self.positions: int = opened.manifest["positions"]
+        self.decoder = Decoder(self.session, self._provider)
+        self.positions: int = self.manifest["positions"]
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
         self._ends = _ends(self.folder / "generation_config.json")
 

@@ -20,13 +20,10 @@ class TextModel(PythonModel):
     """Texts (or pairs) in, one `{label, score}` each out; of a language model `{text}`, the likeliest continuation."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        from serving.folder import read_manifest
-        from serving.generator import Generator
-        from serving.predictor import Predictor
+        from serving.opening import open_model
 
-        folder = Path(context.artifacts["model"])
-        writes = read_manifest(folder).get("kind") == "causal_lm"
-        self._answer = partial(_continued, Generator(folder)) if writes else Predictor(folder).predict
+        model = open_model(Path(context.artifacts["model"]))
+        self._answer = partial(_continued, model) if model.generates else model.predict
 
     def predict(
         self,

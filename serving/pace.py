@@ -17,10 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from serving.decoder import Cache, Decoder
-    from serving.generator import Generator
-    from serving.predictor import Predictor
+    from serving.opening import Model
 
-    Model = Predictor | Generator
 STEPS = 16
 """Tokens that one timed decode writes."""
 UNITS = {"request": "sentence", "prefill": "prompt token", "decode": "token"}
@@ -28,18 +26,14 @@ UNITS = {"request": "sentence", "prefill": "prompt token", "decode": "token"}
 
 def phases(model: "Model") -> dict[str, Prepare]:
     """What there is to be timed of a model: phase -> how a batch is made ready for it."""
-    if not generates(model):
+    if not model.generates:
         return {"request": lambda batch: (partial(model.run, batch), 1)}
     return {"prefill": partial(_prefill, model.decoder), "decode": partial(_decode, model.decoder)}
 
 
-def generates(model: "Model") -> bool:
-    return model.manifest.get("kind") == "causal_lm"
-
-
 def longest(model: "Model") -> int:
     """Most tokens that a timed text may have."""
-    return model.manifest["positions"] - STEPS * generates(model)
+    return model.manifest["positions"] - STEPS * model.generates
 
 
 def draws(model: "Model", data: Path, length: str | int, size: int, seed: int) -> Callable[[], Batch]:
@@ -48,7 +42,7 @@ def draws(model: "Model", data: Path, length: str | int, size: int, seed: int) -
     Args:
         length: `real` (rows as long as they are), or the tokens of every row.
     """
-    if not generates(model):
+    if not model.generates:
         return drawer(model, encoded(data, model), length, size, seed)
     return _prompts(data, length, size, longest(model), seed)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
-from serving.folder import ModelError, Provider, open_folder
+from serving.folder import Exported, ModelError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -43,38 +43,13 @@ Row = Union["Encoding", Tokens]
 _FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
-class Predictor:
-    """One variant of an exported folder, loaded and ready; safe to share between threads.
+class Predictor(Exported):
+    """A classifier, or a regression; its graph's inputs and outputs must fit its labels (ModelError)."""
 
-    Args:
-        folder: what `export` wrote.
-        variant: `fp32`, `portable`, `fp16` or `int8`, as the folder has them.
-        threads: ONNX Runtime's intra-op threads; they sleep between requests instead of spinning.
-        provider: where to run; `cuda` is an error when ONNX Runtime falls back to the CPU.
+    generates = False
+    beside = ("config.json", "tokenizer.json")
 
-    Raises:
-        ModelError: no such folder or variant, a file that differs from the manifest, a decoder, a graph whose inputs or
-            outputs do not fit its labels, or no such provider.
-    """
-
-    def __init__(
-        self,
-        folder: Path | str,
-        variant: str = "fp32",
-        *,
-        threads: int = 1,
-        provider: Provider = "cpu",
-    ) -> None:
-        self.folder, self.variant, self._provider = Path(folder), variant, provider
-        opened = open_folder(
-            self.folder,
-            variant,
-            generates=False,
-            files=("config.json", "tokenizer.json"),
-            threads=threads,
-            provider=provider,
-        )
-        self.manifest, self.path, self.session = opened.manifest, opened.path, opened.session
+    def _read(self) -> None:
         config = json.loads((self.folder / "config.json").read_text(encoding="utf8"))
         self.regression: bool = config.get("problem_type") == "regression"
         self.labels: list[str] = [name for _, name in sorted(config["id2label"].items(), key=lambda i: int(i[0]))]

@@ -11,8 +11,9 @@ import numpy as np
 
 from serving import source
 from serving.batching import Batcher, QueueFull
-from serving.folder import ModelError, read_manifest
+from serving.folder import ModelError
 from serving.generator import Generator, Piece, Prompt
+from serving.opening import open_model
 from serving.predictor import Predictor, Row, Text
 
 if TYPE_CHECKING:
@@ -150,12 +151,11 @@ def load(model: str, name: str, variant: str, settings: "Settings", telemetry: "
     """
     version = source.version(model)
     with source.folder(model, version) as folder:
-        manifest = read_manifest(folder)
+        opened = open_model(folder, variant, threads=settings.threads, provider=settings.provider)
+        manifest = opened.manifest
         known = name or manifest.get("name") or folder.name
-        kind = Generator if manifest.get("kind") == "causal_lm" else Predictor
-        opened = kind(folder, variant, threads=settings.threads, provider=settings.provider)
         card = folder / "README.md"
         text = card.read_text(encoding="utf8").split("---\n", 2)[-1].strip() if card.is_file() else ""
     opened.warm_up()
-    lane = Writer(opened, settings) if kind is Generator else Classifier(opened, known, settings, telemetry)
+    lane = Writer(opened, settings) if opened.generates else Classifier(opened, known, settings, telemetry)
     return Served(name=known, version=version, variant=variant, card=text, manifest=manifest, lane=lane)

@@ -12,21 +12,23 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
+COMMAND_LINE = SettingsConfigDict(
+    frozen=True,
+    extra="forbid",
+    use_attribute_docstrings=True,
+    cli_kebab_case=True,
+    cli_hide_none_type=True,
+    cli_avoid_json=True,
+)
+"""How a command takes its settings."""
+
+
 class Settings(BaseSettings):
     """An exported model behind HTTP: Open Inference Protocol v2, /predict, /v1/completions of a language model,
     /metrics. SIGTERM answers what was accepted and ends; SIGHUP takes a changed model without dropping a request.
     """
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        env_prefix="MAKD_",
-        cli_prog_name="python -m serving",
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-    )
+    model_config = COMMAND_LINE | SettingsConfigDict(env_prefix="MAKD_", cli_prog_name="python -m serving")
 
     model: CliPositionalArg[str] = ""
     """A folder that `export` wrote, or `models:/name@champion` of the registry at MLFLOW_TRACKING_URI."""

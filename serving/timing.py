@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from tokenizers import Encoding
 
-    from serving.generator import Generator
+    from serving.opening import Model
     from serving.predictor import Predictor
 
 Batch = dict[str, "np.ndarray"]
@@ -26,19 +26,17 @@ Rounds = dict[str, list[list[float]]]
 RUNS_PER_ROUND = 8
 
 
-def opened(settings: Benchmark, folder: Path, variant: str) -> "Predictor | Generator":
+def opened(settings: Benchmark, folder: Path, variant: str) -> "Model":
     """A model as it is to be timed: `benchmark.threads` that do not spin, on `benchmark.provider`.
 
     Raises:
         BadInput: the provider is not there, or the folder is not what export writes.
     """
-    from serving.folder import ModelError, read_manifest
-    from serving.generator import Generator
-    from serving.predictor import Predictor
+    from serving.folder import ModelError
+    from serving.opening import open_model
 
     try:
-        kind = Generator if read_manifest(folder).get("kind") == "causal_lm" else Predictor
-        return kind(folder, variant, threads=settings.threads, provider=settings.provider)
+        return open_model(folder, variant, threads=settings.threads, provider=settings.provider)
     except ModelError as error:
         raise BadInput(f"benchmark: {error}") from error
 

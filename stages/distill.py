@@ -15,8 +15,6 @@ from stages.command import command
 from stages.settings import BadInput, Distill
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from stages.tracking import Run
 
 
@@ -36,6 +34,7 @@ def distill(
     from stages.distillation import causal_lm
     from stages.distillation.trainer import DistillationTrainer
     from stages.models.base import load
+    from stages.models.vocabulary import require_same
     from stages.tasks.splits import read_split, read_task
     from stages.tasks.unlabeled import training_split
     from stages.training import fingerprint, scored_by, train, with_dropout
@@ -44,8 +43,9 @@ def distill(
     causal = task.kind == "causal_lm"
     if settings.on_policy and not causal:
         raise BadInput(f"distill.on_policy is for causal_lm tasks, and this one is a {task.kind}; set it to null")
+    cure = "make all of them from one base.model: run prepare, finetune and factorize again"
     for name, folder in (("teacher", teacher), ("student", student)):
-        _require_same_tokens(name, folder, tokenizer)
+        require_same(str(folder), tokenizer, model=f"the {name}", other="and the prepared text", cure=cure)
     set_seed(seed)
     model = with_dropout(load(student, dtype=torch.float32), settings.dropout)
     trainer, metrics = train(
@@ -73,18 +73,6 @@ def distill(
     return metrics
 
 
-def _require_same_tokens(name: str, folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Raises BadInput where a model has a tokenizer that is not the one of its texts."""
-    from stages.models.vocabulary import difference, tokenizer_of
-
-    own = tokenizer_of(str(folder))
-    if own and (found := difference(own, tokenizer)):
-        raise BadInput(
-            f"the {name} means {found[1]!r} by token {found[0]}, and the prepared text {found[2]!r}; make all of them "
-            "from one base.model: run prepare, finetune and factorize again"
-        )
-
-
 def _file(settings: Distill, data: Path, teacher: Path, state: Path) -> Path:
     """Where an offline teacher is kept, for any training on this data that resumes or begins again."""
     from stages.training import fingerprint
@@ -94,14 +82,12 @@ def _file(settings: Distill, data: Path, teacher: Path, state: Path) -> Path:
 
 def _plot(history: Path, path: Path) -> None:
     """Every term of the loss over the steps, and the validation scores."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     import pandas as pd
+    from matplotlib.figure import Figure
 
     table = pd.read_csv(history)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for axis, prefix in ((left, "loss/"), (right, "validation/")):
         for name in [c for c in table if c.startswith(prefix) and not c.endswith("loss")]:
             points = table[["step", name]].dropna()
@@ -111,7 +97,6 @@ def _plot(history: Path, path: Path) -> None:
     left.set(title="terms of the loss (unweighted)", yscale="log")
     right.set(title="validation score, points")
     figure.savefig(path, dpi=130, metadata={"Software": None})
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,6 @@ from stages.settings import Evaluate
 
 if TYPE_CHECKING:
     import numpy as np
-    from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from stages.tasks import Task
     from stages.tracking import Run
@@ -66,77 +64,49 @@ def measure(
     import torch
     from transformers import AutoTokenizer
 
+    from stages.distillation.measure import measured
+    from stages.language.answers import answers
     from stages.models.base import load
     from stages.models.size import sizes
+    from stages.tasks.batches import predict
     from stages.tasks.metrics import scores
     from stages.tasks.significance import bootstrap
     from stages.tasks.splits import read_split, read_task
 
     task, split = read_task(data), read_split(data, "validation")
     tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
-    loaded = load(model).to("cuda" if torch.cuda.is_available() else "cpu")
-    read = _text if task.kind == "causal_lm" else _labeled
-    said, labels, more = read(settings, loaded, task, split, tokenizer, title, teacher)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded, asked = load(model).to(device), (split, tokenizer, settings.batch_size, title)
+    if task.kind == "causal_lm":
+        beside = load(teacher.folder).to(device) if teacher else None
+        said, labels, more = measured(loaded, *asked, teacher=beside)
+        if settings.answers.examples and not task.text:
+            more["answers"] = answers(loaded, split, tokenizer, settings, task.match, title)
+    else:
+        said, labels = predict(loaded, *asked)
+        more = {"agreement": _agreement(task, said, teacher.said)} if teacher else {}
     found = scores(task, said, labels)
     row = {
         "score": found[task.metrics[0]],
         "interval": list(bootstrap(task, said, labels, settings.bootstrap, seed)),
         "metrics": found,
-    }
-    row |= sizes(loaded, model, sum(split["length"]) / len(split))
+    } | sizes(loaded, model, sum(split["length"]) / len(split))
     if teacher:
         best = teacher.row["score"]
         row["retention"] = 100 * row["score"] / best if best else float("nan")
     return Measured(folder=model, row=row | more, said=said, labels=labels)
 
 
-def _labeled(
-    settings: Evaluate,
-    model: "PreTrainedModel",
-    task: "Task",
-    split: "Dataset",
-    tokenizer: "PreTrainedTokenizerBase",
-    title: str,
-    teacher: Measured | None,
-) -> tuple["np.ndarray", "np.ndarray", dict[str, Any]]:
-    """Logits, labels, and the agreement with the teacher: the share of equal predictions in %; for a regression the
-    Pearson correlation times 100.
+def _agreement(task: "Task", student: "np.ndarray", teacher: "np.ndarray") -> float:
+    """The share of equal predictions in %; of a regression the Pearson correlation times 100.
+
+    Shapes: logits of both (examples, outputs).
     """
     import numpy as np
 
-    from stages.tasks.batches import predict
-
-    logits, labels = predict(model, split, tokenizer, settings.batch_size, title)
-    if teacher is None:
-        return logits, labels, {}
     if task.kind == "regression":
-        agreement = np.corrcoef(logits[:, 0], teacher.said[:, 0])[0, 1]
-    else:
-        agreement = (logits.argmax(-1) == teacher.said.argmax(-1)).mean()
-    return logits, labels, {"agreement": 100 * float(agreement)}
-
-
-def _text(
-    settings: Evaluate,
-    model: "PreTrainedModel",
-    task: "Task",
-    split: "Dataset",
-    tokenizer: "PreTrainedTokenizerBase",
-    title: str,
-    teacher: Measured | None,
-) -> tuple["np.ndarray", "np.ndarray", dict[str, Any]]:
-    """The same of a causal language model: sums over tokens, their number; agreement on the likeliest tokens, and what
-    is written as answers.
-    """
-    from stages.distillation.measure import measured
-    from stages.language.answers import answers
-    from stages.models.base import load
-
-    other = load(teacher.folder).to(model.device) if teacher else None
-    said, tokens, more = measured(model, split, tokenizer, settings.batch_size, title, teacher=other)
-    if settings.answers.examples and not task.text:
-        more["answers"] = answers(model, split, tokenizer, settings, task.match, title)
-    return said, tokens, more
+        return 100 * float(np.corrcoef(student[:, 0], teacher[:, 0])[0, 1])
+    return 100 * float((student.argmax(-1) == teacher.argmax(-1)).mean())
 
 
 def report(name: str, task: "Task", metrics: dict[str, dict]) -> str:

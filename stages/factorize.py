@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.command import command
-from stages.settings import BadInput, Base, Factorize
+from stages.settings import Base, Factorize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,8 +47,7 @@ def factorize(settings: Factorize, *, data: Path, teacher: Path, output: Path, s
 
     model, tokenizer = load(teacher), AutoTokenizer.from_pretrained(teacher)
     if settings.start:
-        _require_same_tokens(settings.start, tokenizer)
-        start = _start(settings.start, read_task(data), seed)
+        start = _start(settings.start, tokenizer, read_task(data), seed)
         plan = taken(settings, model, start)
     else:
         plan = fit(settings, model)
@@ -67,27 +66,18 @@ def factorize(settings: Factorize, *, data: Path, teacher: Path, output: Path, s
     return metrics | described
 
 
-def _require_same_tokens(start: str, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Raises BadInput where the model to start from has a tokenizer that is not the teacher's."""
-    from stages.models.base import locate
-    from stages.models.vocabulary import difference, tokenizer_of
-
-    own = tokenizer_of(locate(Base(model=start), setting="factorize.start"))
-    if own and (found := difference(own, tokenizer)):
-        raise BadInput(
-            f"factorize.start {start} means {found[1]!r} by token {found[0]}, the teacher {found[2]!r}; start from a "
-            "model with the teacher's tokenizer"
-        )
-
-
-def _start(folder: str, task: "Task", seed: int) -> "PreTrainedModel":
-    """A pretrained model of the task's kind; a classifier with a fresh head."""
+def _start(model: str, tokenizer: "PreTrainedTokenizerBase", task: "Task", seed: int) -> "PreTrainedModel":
+    """A pretrained model of the task's kind, with the teacher's tokenizer; a classifier with a fresh head."""
     from transformers import set_seed
 
-    from stages.models.base import load_base
+    from stages.models.base import load_base, locate
+    from stages.models.vocabulary import require_same
 
+    base, setting = Base(model=model), "factorize.start"
+    cure = "start from a model with the teacher's tokenizer"
+    require_same(locate(base, setting=setting), tokenizer, model=f"{setting} {model}", other="the teacher", cure=cure)
     set_seed(seed)
-    return load_base(Base(model=folder), task, complete=False, setting="factorize.start").eval()
+    return load_base(base, task, complete=False, setting=setting).eval()
 
 
 def _calibration(

@@ -31,13 +31,12 @@ from typing import TYPE_CHECKING, Any
 from stages.command import command
 from stages.corpora.corpus import Corpus
 from stages.corpora.documents import documents
-from stages.models.base import load_tokenizer, longest
+from stages.models.base import load_tokenizer, require_length
 from stages.settings import BadInput, Base, Pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from stages.corpora.blocks import Writer
     from stages.tracking import Run
 
 MODEL = "pretrain.base.model"
@@ -53,7 +52,7 @@ def pack(
     Raises:
         BadInput: the corpus cannot be read or fills no block, or the base model reads no masks or no such block.
     """
-    from stages.corpora.blocks import MaskedBlocks
+    from stages.corpora.blocks import MaskedBlocks, save
     from stages.corpora.fill import fill
     from stages.corpora.masking import Masking
 
@@ -66,16 +65,19 @@ def pack(
         "validation": MaskedBlocks(data / "validation", tokenizer, length, masking=masking),
     }
     fill(splits, documents(corpus, f"data.corpora.{name}"), tokenizer, settings.validation_share, seed)
-    for split, writer in splits.items():
-        _check_blocks(split, writer, name, settings)
-        writer.save()
+    held_out = "data.corpora's validation or pack.validation_share"
+    content = save(splits, f"corpus {name}", length="pack.block_length", share=held_out)
     tokenizer.save_pretrained(str(data / "tokenizer"))
     described = {"name": name, **corpus.model_dump(), "block_length": length, "base": base.model_dump()}
     (data / "corpus.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf8")
 
-    metrics = _metrics(splits, len(tokenizer))
+    metrics = {
+        "fingerprint": content,
+        "vocabulary": {"size": len(tokenizer), "used": int((splits["train"].counts > 0).sum())},
+        **{split: writer.statistics() for split, writer in splits.items()},
+    }
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf8")
-    run.dataset(name, metrics["fingerprint"], sum(writer.blocks for writer in splits.values()))
+    run.dataset(name, content, sum(writer.blocks for writer in splits.values()))
     run.metrics({f"{split}/{k}": v for split in splits for k, v in metrics[split].items()})
     return metrics
 
@@ -85,32 +87,10 @@ def _tokenizer(base: Base, length: int) -> "PreTrainedTokenizerBase":
     ids = {"mask": tokenizer.mask_token_id, "first": tokenizer.cls_token_id, "separator": tokenizer.sep_token_id}
     if lacking := [kind for kind, token in ids.items() if token is None]:
         raise BadInput(f"{MODEL} {base.model} has no {lacking[0]} token; give an encoder such as BERT or RoBERTa")
-    if length > (most := longest(base, tokenizer)):
-        raise BadInput(f"pack.block_length {length} is more than {base.model} can read; set it to {most} or less")
+    require_length(base, tokenizer, length, setting="pack.block_length")
     tokenizer.backend_tokenizer.no_padding()  # the base model's file may pad every text to a fixed length
     tokenizer.backend_tokenizer.no_truncation()
     return tokenizer
-
-
-def _check_blocks(split: str, writer: "Writer", name: str, settings: Pack) -> None:
-    if not writer.blocks:
-        cure = "give it more text, or set pack.block_length lower"
-        if split == "validation":
-            cure += ", or data.corpora's validation or pack.validation_share higher"
-        raise BadInput(
-            f"corpus {name}: its {split} text of {writer.seen} tokens fills no block of {settings.block_length}; {cure}"
-        )
-
-
-def _metrics(splits: dict[str, "Writer"], size: int) -> dict[str, Any]:
-    from hashlib import sha256
-
-    content = "".join(splits[split].fingerprint for split in sorted(splits))
-    return {
-        "fingerprint": sha256(content.encode()).hexdigest()[:16],
-        "vocabulary": {"size": size, "used": int((splits["train"].counts > 0).sum())},
-        **{split: writer.statistics() for split, writer in splits.items()},
-    }
 
 
 if __name__ == "__main__":

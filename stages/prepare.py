@@ -47,10 +47,11 @@ from typing import TYPE_CHECKING, Any
 from stages.command import command
 from stages.language import instructions
 from stages.language.packing import packed
-from stages.models.base import load_tokenizer, longest
+from stages.models.base import load_tokenizer, require_length
 from stages.settings import BadInput, Base, Data, Prepare
-from stages.tasks import Task, sources
+from stages.tasks import Task
 from stages.tasks.augment import Source, augment, load_source, unseen
+from stages.tasks.preparation import Preparation
 from stages.tasks.splits import fingerprint, read_split
 from stages.tracking import Run
 
@@ -71,15 +72,16 @@ def prepare(
         BadInput: the source cannot work, or `max_length` is more than the base model can read; of a causal_lm, the
             tokenizer lacks what it takes.
     """
-    tokenizer = load_tokenizer(base)
-    _check_length(base, tokenizer, settings.max_length)
-    given = {"name": name, "task": task, "data": data, "settings": settings, "tokenizer": tokenizer, "seed": seed}
-    place = output / "data"
-    if task.kind != "causal_lm":
-        content, reports = _labeled(place, base=base, **given)
-    else:
-        _require_causal(base, tokenizer, settings)
-        content, reports = (packed if task.text else _conversations)(place, **given)
+    tokenizer, place = load_tokenizer(base), output / "data"
+    require_length(base, tokenizer, settings.max_length, setting="prepare.max_length")
+    given = Preparation(
+        name=name, task=task, data=data, base=base, tokenizer=tokenizer, settings=settings, seed=seed, place=place
+    )
+    write = _labeled
+    if task.kind == "causal_lm":
+        _require_causal(given)
+        write = packed if task.text else _conversations
+    content, reports = write(given)
     _save(task, tokenizer, place)
 
     splits = {split: read_split(place, split) for split in reports}
@@ -91,64 +93,42 @@ def prepare(
     return metrics
 
 
-def _labeled(
-    place: Path,
-    *,
-    name: str,
-    task: Task,
-    data: Data,
-    base: Base,
-    settings: Prepare,
-    tokenizer: "PreTrainedTokenizerBase",
-    seed: int,
-) -> tuple[str, Reports]:
-    """Texts with labels: writes the splits to `place`; returns the content's name and what is to be said of each."""
-    source = load_source(base, settings.augment, settings.max_length, seed) if settings.augment else None
-    content, splits = _drawn(name, task, data, settings, seed)
-    splits = {split: tokenized(rows, tokenizer, settings, f"{content}{split}") for split, rows in splits.items()}
+def _labeled(given: Preparation) -> tuple[str, Reports]:
+    """Texts with labels: writes the splits; returns the content's name and what is to be said of each split."""
+    settings = given.settings
+    source = load_source(given.base, settings.augment, settings.max_length, given.seed) if settings.augment else None
+    content, splits = given.examples()
+    splits = {split: tokenized(rows, given.tokenizer, settings, f"{content}{split}") for split, rows in splits.items()}
     report = {}
     if source:
-        splits["augmented"], report["augmented"] = _augmented(splits, source, tokenizer, settings, seed)
+        splits["augmented"], report["augmented"] = _augmented(given, splits, source)
     for split, rows in splits.items():
-        rows.save_to_disk(str(place / split))
-        report[split] = _statistics(rows, task, tokenizer, settings) | report.get(split, {})
+        rows.save_to_disk(str(given.place / split))
+        report[split] = _statistics(given, rows) | report.get(split, {})
     return content, report
 
 
-def _conversations(
-    place: Path,
-    *,
-    name: str,
-    task: Task,
-    data: Data,
-    settings: Prepare,
-    tokenizer: "PreTrainedTokenizerBase",
-    seed: int,
-) -> tuple[str, Reports]:
+def _conversations(given: Preparation) -> tuple[str, Reports]:
     """The same for prompts and responses, and for chats."""
-    content, splits = _drawn(name, task, data, settings, seed)
+    content, splits = given.examples()
     reports = {}
     for split, rows in splits.items():
-        rows, reports[split] = instructions.tokenized(rows, task, tokenizer, settings.max_length, split)
+        rows, reports[split] = instructions.tokenized(
+            rows, given.task, given.tokenizer, given.settings.max_length, split
+        )
         # the content's own name: the library's changes from run to run
-        rows.select(range(len(rows)), new_fingerprint=f"{content}{split}").save_to_disk(str(place / split))
+        rows.select(range(len(rows)), new_fingerprint=f"{content}{split}").save_to_disk(str(given.place / split))
     return content, reports
 
 
-def _drawn(name: str, task: Task, data: Data, settings: Prepare, seed: int) -> tuple[str, Splits]:
-    """The source's examples, as many as are to be trained on, and the name of their content."""
-    splits = sources.load(data, name, task, settings.validation_share, seed)
-    splits["train"] = _draw(splits["train"], settings.train_examples, seed)
-    return fingerprint(splits), splits
-
-
-def _require_causal(base: Base, tokenizer: "PreTrainedTokenizerBase", settings: Prepare) -> None:
+def _require_causal(given: Preparation) -> None:
     """Raises BadInput where a tokenizer or a setting is not for causal models; sets how rows are padded."""
+    tokenizer = given.tokenizer
     if tokenizer.eos_token_id is None:
         raise BadInput(
-            f"base.model {base.model} has no end token; give a causal language model whose tokenizer has one"
+            f"base.model {given.base.model} has no end token; give a causal language model whose tokenizer has one"
         )
-    if settings.augment:
+    if given.settings.augment:
         raise BadInput("prepare.augment makes sentences that have labels; set it to null for a causal_lm task")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     tokenizer.padding_side = "right"
@@ -156,18 +136,12 @@ def _require_causal(base: Base, tokenizer: "PreTrainedTokenizerBase", settings: 
     tokenizer.backend_tokenizer.no_truncation()
 
 
-def _check_length(base: Base, tokenizer: "PreTrainedTokenizerBase", wanted: int) -> None:
-    if wanted > (most := longest(base, tokenizer)):
-        raise BadInput(f"prepare.max_length {wanted} is more than {base.model} can read; set it to {most} or less")
-
-
-def _draw(rows: "Dataset", wanted: int | None, seed: int) -> "Dataset":
-    if wanted is None or wanted >= len(rows):
-        return rows
-    return rows.shuffle(seed=seed, keep_in_memory=True).select(range(wanted), keep_in_memory=True)
-
-
 def tokenized(rows: "Dataset", tokenizer: "PreTrainedTokenizerBase", settings: Prepare, identity: str) -> "Dataset":
+    """Adds columns input_ids, attention_mask, token_type_ids (where the tokenizer has them) and length (tokens).
+
+    Args:
+        identity: name of the content; the library's own changes from run to run.
+    """
     texts = [column for column in ("text", "text_pair") if column in rows.column_names]
 
     def tokens(*batch: list[str]) -> dict[str, list[Any]]:
@@ -179,18 +153,16 @@ def tokenized(rows: "Dataset", tokenizer: "PreTrainedTokenizerBase", settings: P
         input_columns=texts,
         batched=True,
         num_proc=settings.workers if settings.workers > 1 else None,
-        new_fingerprint=identity,  # the content's own name: the library's changes from run to run
+        new_fingerprint=identity,
         desc="tokenizing",
     )
 
 
-def _augmented(
-    splits: Splits, source: Source, tokenizer: "PreTrainedTokenizerBase", settings: Prepare, seed: int
-) -> tuple["Dataset", dict[str, Any]]:
+def _augmented(given: Preparation, splits: Splits, source: Source) -> tuple["Dataset", dict[str, Any]]:
     """New sentences that read as none of the splits' do, and what is to be said of them."""
-    rows, report = augment(splits["train"], source, settings.augment, seed)
+    rows, report = augment(splits["train"], source, given.settings.augment, given.seed)
     content = fingerprint({"augmented": rows})
-    rows = tokenized(rows, tokenizer, settings, f"{content}copies")
+    rows = tokenized(rows, given.tokenizer, given.settings, f"{content}copies")
     kept = unseen(rows, splits.values())
     if not kept:
         raise BadInput("prepare.augment made no new sentence; raise prepare.augment.copies or probability")
@@ -219,14 +191,16 @@ def _lengths(rows: "Dataset") -> dict[str, Any]:
     }
 
 
-def _statistics(rows: "Dataset", task: Task, tokenizer: "PreTrainedTokenizerBase", settings: Prepare) -> dict[str, Any]:
+def _statistics(given: Preparation, rows: "Dataset") -> dict[str, Any]:
+    """Its labels, and the share of texts that were cut, 0 to 1."""
     import numpy as np
 
-    full = rows.select(np.flatnonzero(np.array(rows["length"]) == settings.max_length))
+    most = given.settings.max_length
+    full = rows.select(np.flatnonzero(np.array(rows["length"]) == most))
     texts = [full[column][:] for column in ("text", "text_pair") if column in full.column_names]
-    whole = tokenizer(*texts, verbose=False)["input_ids"] if len(full) else []
-    truncated = sum(len(ids) > settings.max_length for ids in whole) / len(rows)
-    return {**_labels(rows, task), "truncated": round(truncated, 6)}
+    whole = given.tokenizer(*texts, verbose=False)["input_ids"] if len(full) else []
+    truncated = sum(len(ids) > most for ids in whole) / len(rows)
+    return {**_labels(rows, given.task), "truncated": round(truncated, 6)}
 
 
 def _labels(rows: "Dataset", task: Task) -> dict[str, Any]:

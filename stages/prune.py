@@ -14,6 +14,7 @@ To compress for a task from here: base.model: outputs/prune/wikitext/models/6x19
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,16 @@ from stages.command import command
 from stages.settings import BadInput, Distill, Factorize, Pack, Prune
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from datasets import Dataset
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from stages.corpora.masking import Masking
+    from stages.distillation.masked_lm import MaskedLMTrainer
+    from stages.pruning.compact import Axis
+    from stages.pruning.trainer import PruningTrainer
     from stages.settings import Objectives
     from stages.tracking import Run
 
@@ -43,31 +47,25 @@ def prune(
     Raises:
         BadInput: a target that cannot be reached, or a family that cannot be narrowed.
     """
-    from transformers import AutoModelForMaskedLM, AutoTokenizer, default_data_collator, set_seed
+    from transformers import AutoTokenizer, default_data_collator
 
     from stages.corpora.blocks import read_blocks
     from stages.corpora.masking import Masking
     from stages.distillation.masked_lm import goal
-    from stages.pruning import plots
-    from stages.training import fingerprint, train, with_dropout
+    from stages.models.size import named
+    from stages.training import fingerprint, train
 
-    tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
-    model, reference = (AutoModelForMaskedLM.from_pretrained(teacher) for _ in range(2))
+    tokenizer, blocks = AutoTokenizer.from_pretrained(data / "tokenizer"), read_blocks(data, "train")
     validation = _first(read_blocks(data, "validation"), settings.validation_blocks)
     key = fingerprint(settings.model_dump(), packed.model_dump(), seed, data, teacher)
     made = state / key / "models"
-    set_seed(seed)
-    train_blocks, masking = read_blocks(data, "train"), Masking.of(tokenizer, packed, seed)
-    if settings.start:
-        kind, model, options = _cut(settings.start, model, train_blocks, masking)
-    else:
-        kind, model, options = _pruned(settings, model, made, seed)
+    kind, model = _student(settings, teacher, blocks, Masking.of(tokenizer, packed, seed), made, seed)
     trainer, metrics = train(
         kind,
-        with_dropout(model, 0.0),  # it can match its teacher exactly, and where it is pruned it starts so
+        model,
         settings,
         goal=goal(),
-        train=train_blocks,
+        train=blocks,
         validation=validation,
         tokenizer=tokenizer,
         state=state,
@@ -76,36 +74,43 @@ def prune(
         run=run,
         history=output / "history.csv",
         data_collator=default_data_collator,
-        grouped=False,
-        teacher=reference,
-        distill=Distill(hierarchy="layers", objectives=settings.objectives),
-        masking=masking,
-        **options,
     )
     trainer.close()
     if settings.start:
         trainer.save_student(made / named(model))
-    if not trainer.is_world_process_zero():
-        return metrics
-    shutil.copytree(made, output / "models")
-    metrics = _measured(teacher, output / "models", validation, 2 * settings.batch_size) | {"training": metrics}
-    (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    plots.discrepancy(output / "history.csv", output / "discrepancy.png")
-    plots.gone({} if settings.start else trainer.masks.gone(), output / "gone.png")
-    run.metrics({f"{name}/{key}": value for name, found in metrics.items() for key, value in found.items()})
+    if trainer.is_world_process_zero():
+        shutil.copytree(made, output / "models")
+        metrics = _measured(teacher, output / "models", validation, 2 * settings.batch_size) | {"training": metrics}
+        _report(metrics, {} if settings.start else trainer.masks.gone(), output, run)
     return metrics
 
 
-def named(model: "PreTrainedModel") -> str:
-    """Layers and width, such as 6x384 or 6x384-lowrank."""
-    from stages.models.anatomy import Parts, plain
+def _student(
+    settings: Prune, teacher: Path, blocks: "Dataset", masking: "Masking", made: Path, seed: int
+) -> "tuple[Callable[..., MaskedLMTrainer], PreTrainedModel]":
+    """What is trained, and with which trainer.
 
-    parts = Parts(model)
-    return f"{parts.depth}x{parts.width}" + "-lowrank" * (plain(model) is not model)
+    Args:
+        made: the folder that the targets' models go to.
+    """
+    from transformers import AutoModelForMaskedLM, set_seed
+
+    from stages.distillation.masked_lm import MaskedLMTrainer
+    from stages.training import with_dropout
+
+    model, reference = (AutoModelForMaskedLM.from_pretrained(teacher) for _ in range(2))
+    set_seed(seed)
+    if settings.start:
+        kind, model = MaskedLMTrainer, _cut(settings.start, model, blocks, masking)
+    else:
+        kind = _pruning(settings, model, made, seed)
+    distill = Distill(hierarchy="layers", objectives=settings.objectives)
+    # without dropout it can match its teacher exactly, and where it is pruned it starts so
+    return partial(kind, grouped=False, teacher=reference, distill=distill, masking=masking), with_dropout(model, 0.0)
 
 
-def _pruned(settings: Prune, model: "PreTrainedModel", folder: Path, seed: int) -> tuple[type, "PreTrainedModel", dict]:
-    """How the whole model is trained and shrinks: the trainer, the model, the trainer's options."""
+def _pruning(settings: Prune, model: "PreTrainedModel", made: Path, seed: int) -> "Callable[..., PruningTrainer]":
+    """The trainer under which the whole model shrinks to one target after the other."""
     from stages.models.anatomy import Parts
     from stages.pruning.importance import Importance
     from stages.pruning.schedule import Schedule, Widths
@@ -120,18 +125,18 @@ def _pruned(settings: Prune, model: "PreTrainedModel", folder: Path, seed: int) 
         reached=settings.reached,
         shape=settings.schedule,
     )
-    importance = Importance(model, settings.importance, settings.betas, seed)
-    beside = _projections(settings.objectives, parts.width)
-    return PruningTrainer, model, {
-        "importance": importance, "schedule": schedule, "every": settings.every, "folder": folder, "beside": beside
-    }  # fmt: skip
+    return partial(
+        PruningTrainer,
+        importance=Importance(model, settings.importance, settings.betas, seed),
+        schedule=schedule,
+        every=settings.every,
+        folder=made,
+        beside=_projections(settings.objectives, parts.width),
+    )
 
 
-def _cut(
-    start: Factorize, model: "PreTrainedModel", blocks: "Dataset", masking: "Masking"
-) -> tuple[type, "PreTrainedModel", dict]:
-    """The same for a model that has its size from the start."""
-    from stages.distillation.masked_lm import MaskedLMTrainer
+def _cut(start: Factorize, model: "PreTrainedModel", blocks: "Dataset", masking: "Masking") -> "PreTrainedModel":
+    """The model at its size from the start; the corpus calibrates the ranks."""
     from stages.lowrank.budget import room
     from stages.lowrank.reduce import reduce
     from stages.pruning.cut import cut
@@ -139,10 +144,9 @@ def _cut(
 
     try:
         made = cut(model, fit(start, model))
-        made = reduce(start, made, room(start, model, made), _calibration(start, blocks, masking)).model
+        return reduce(start, made, room(start, model, made), _calibration(start, blocks, masking)).model
     except BadInput as error:
         raise BadInput(str(error).replace("factorize.", "prune.start.")) from None
-    return MaskedLMTrainer, made, {}
 
 
 def _calibration(start: Factorize, blocks: "Dataset", masking: "Masking") -> "Iterator[dict[str, Tensor]]":
@@ -197,6 +201,16 @@ def _measured(teacher: Path, models: Path, validation: "Dataset", batch_size: in
         row = measure(model, reference, validation, batch_size, f"prune: {name}")
         found[name] = row | sizes(model, folder, len(validation[0]["input_ids"]))
     return dict(sorted(found.items(), key=lambda row: -row[1]["parameters"]))
+
+
+def _report(metrics: dict[str, Any], gone: "dict[Axis, Tensor]", output: Path, run: "Run") -> None:
+    """Beside the models: `metrics.json`, the plots, the tracked figures."""
+    from stages.pruning import plots
+
+    (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    plots.discrepancy(output / "history.csv", output / "discrepancy.png")
+    plots.gone(gone, output / "gone.png")
+    run.metrics({f"{name}/{key}": value for name, found in metrics.items() for key, value in found.items()})
 
 
 if __name__ == "__main__":

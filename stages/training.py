@@ -55,7 +55,7 @@ class Goal:
 
 
 def train(
-    kind: type[Trainer],
+    kind: Callable[..., Trainer],
     model: PreTrainedModel,
     settings: Training,
     *,

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
-Count = Annotated[int, Field(ge=1)]
+from serving.settings import COMMAND_LINE, Count
+
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -17,16 +18,7 @@ class Load(BaseSettings):
     (saturation), and latencies at shares of it, free of coordinated omission. An API key is taken from MAKD_API_KEY.
     """
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        env_prefix="MAKD_LOAD_",
-        cli_prog_name="python -m serving.load",
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-    )
+    model_config = COMMAND_LINE | SettingsConfigDict(env_prefix="MAKD_LOAD_", cli_prog_name="python -m serving.load")
 
     url: CliPositionalArg[Annotated[str, Field(pattern=r"^https?://[^/]+")]]
     """Where the service listens, such as http://127.0.0.1:8000."""

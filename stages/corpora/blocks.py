@@ -177,6 +177,28 @@ class CausalBlocks(Writer):
         return {"input_ids": ids, "labels": ids, "length": np.full(len(ids), self.length, np.int32)}
 
 
+def save(writers: dict[str, Writer], what: str, *, length: str, share: str) -> str:
+    """Closes the splits; returns the name of all their content, 16 hex digits.
+
+    Args:
+        writers: `train` and `validation`.
+        what: whose text it is, for people.
+        length, share: what sets the blocks' length, and how much text is held out.
+
+    Raises:
+        BadInput: a split fills no block.
+    """
+    for split, writer in writers.items():
+        if not writer.blocks:
+            raise BadInput(
+                f"{what}: its {split} text of {writer.seen} tokens fills no block of {writer.length}; give it more "
+                f"text, or set {length} lower" + f", or {share} higher" * (split == "validation")
+            )
+        writer.save()
+    content = "".join(writers[split].fingerprint for split in sorted(writers))
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
 def _column(values: np.ndarray) -> Any:
     """Rows (rows, length) as an Arrow column of lists of that length; numbers (rows,) as one of numbers."""
     import pyarrow

@@ -5,50 +5,34 @@ from typing import TYPE_CHECKING, Any
 
 from stages.corpora.corpus import Corpus
 from stages.corpora.documents import documents
-from stages.settings import BadInput, Data, Prepare
+from stages.settings import BadInput, Data
 from stages.tasks import Task, folder
+from stages.tasks.preparation import Preparation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def packed(
-    place: Path,
-    *,
-    name: str,
-    task: Task,
-    data: Data,
-    settings: Prepare,
-    tokenizer: "PreTrainedTokenizerBase",
-    seed: int,
-) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Writes `train/` and `validation/` to `place`; returns the content's name and what is to be said of each split.
+def packed(given: Preparation) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Writes `train/` and `validation/`; returns the content's name and what is to be said of each split.
 
     Raises:
         BadInput: the source cannot be read or fills no block, or the task's end token is none of the tokenizer's.
     """
-    from hashlib import sha256
-
-    from stages.corpora.blocks import CausalBlocks
+    from stages.corpora.blocks import CausalBlocks, save
     from stages.corpora.fill import fill
 
+    name, task, tokenizer, settings = given.name, given.task, given.tokenizer, given.settings
     end, length = _end(name, task, tokenizer), settings.max_length
-    corpus = Corpus(source=_source(data, name, task), text=task.text[0], documents=task.documents)
+    corpus = Corpus(source=_source(given.data, name, task), text=task.text[0], documents=task.documents)
     writers = {
-        "train": CausalBlocks(place / "train", tokenizer, length, end=end, most=settings.train_examples),
-        "validation": CausalBlocks(place / "validation", tokenizer, length, end=end),
+        "train": CausalBlocks(given.place / "train", tokenizer, length, end=end, most=settings.train_examples),
+        "validation": CausalBlocks(given.place / "validation", tokenizer, length, end=end),
     }
     parts = documents(corpus, f"data.custom.{name}", source="data.source")
-    fill(writers, parts, tokenizer, settings.validation_share, seed)
-    for split, writer in writers.items():
-        if not writer.blocks:
-            raise BadInput(
-                f"task {name}: its {split} text of {writer.seen} tokens fills no block of {length}; give it more text, "
-                "or set prepare.max_length lower" + ", or prepare.validation_share higher" * (split == "validation")
-            )
-        writer.save()
-    content = "".join(writers[split].fingerprint for split in sorted(writers))
-    return sha256(content.encode()).hexdigest()[:16], {split: w.statistics() for split, w in writers.items()}
+    fill(writers, parts, tokenizer, settings.validation_share, given.seed)
+    content = save(writers, f"task {name}", length="prepare.max_length", share="prepare.validation_share")
+    return content, {split: writer.statistics() for split, writer in writers.items()}
 
 
 def _source(data: Data, name: str, task: Task) -> str:

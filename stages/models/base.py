@@ -69,6 +69,16 @@ def longest(base: Base, tokenizer: "PreTrainedTokenizerBase") -> int:
     return min(positions, tokenizer.model_max_length)
 
 
+def require_length(base: Base, tokenizer: "PreTrainedTokenizerBase", length: int, *, setting: str) -> None:
+    """Lets texts of that many tokens pass.
+
+    Raises:
+        BadInput: the base model reads less; the sentence names `setting`.
+    """
+    if length > (most := longest(base, tokenizer)):
+        raise BadInput(f"{setting} {length} is more than {base.model} can read; set it to {most} or less")
+
+
 def load_base(base: Base, task: Task, *, complete: bool, setting: str = "base.model") -> "PreTrainedModel":
     """The base model as a model of the task's kind, in float32 if it is to be trained.
 

@@ -1,9 +1,9 @@
-"""How large a model is: parameters, multiplications, bytes."""
+"""How large a model is: parameters, multiplications, bytes; and what it is called by its size."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.models.anatomy import Parts
+from stages.models.anatomy import Parts, plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,3 +26,9 @@ def sizes(model: "PreTrainedModel", folder: Path, length: float) -> dict[str, fl
         "macs_per_token": int(sum(w.numel() for w in matrices) + 2 * parts.depth * parts.config.hidden_size * length),
         "bytes": sum(f.stat().st_size for f in folder.glob("*.safetensors")),
     }
+
+
+def named(model: "PreTrainedModel") -> str:
+    """Layers and width, such as 6x384 or 6x384-lowrank."""
+    parts = Parts(model)
+    return f"{parts.depth}x{parts.width}" + "-lowrank" * (plain(model) is not model)

@@ -2,11 +2,35 @@
 
 from typing import TYPE_CHECKING
 
+from stages.settings import BadInput
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def tokenizer_of(place: str) -> "PreTrainedTokenizerBase | None":
+def require_same(place: str, tokenizer: "PreTrainedTokenizerBase", *, model: str, other: str, cure: str) -> None:
+    """Lets a model pass whose tokenizer gives every id the meaning that `tokenizer` gives it, or that has none.
+
+    Args:
+        place: the model, a folder or a hub id.
+        model, other: what the sentence calls the model, and what `tokenizer` is of.
+        cure: the end of the sentence, which names the setting to change.
+
+    Raises:
+        BadInput: an id means different tokens.
+    """
+    own = _tokenizer_of(place)
+    if own and (found := _difference(own, tokenizer)):
+        number, ours, theirs = found
+        raise BadInput(f"{model} means {ours!r} by token {number}, {other} {theirs!r}; {cure}")
+
+
+def is_empty(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Without files the library makes one of the model's family that knows special tokens alone."""
+    return not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
+
+
+def _tokenizer_of(place: str) -> "PreTrainedTokenizerBase | None":
     """The tokenizer that a model, a folder or a hub id, comes with; None where there is none."""
     from transformers import AutoTokenizer
 
@@ -17,12 +41,7 @@ def tokenizer_of(place: str) -> "PreTrainedTokenizerBase | None":
     return None if is_empty(tokenizer) else tokenizer
 
 
-def is_empty(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Without files the library makes one of the model's family that knows special tokens alone."""
-    return not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
-
-
-def difference(one: "PreTrainedTokenizerBase", other: "PreTrainedTokenizerBase") -> tuple[int, str, str] | None:
+def _difference(one: "PreTrainedTokenizerBase", other: "PreTrainedTokenizerBase") -> tuple[int, str, str] | None:
     """The first id that both have for different tokens, and the two; None where there is none.
 
     Ids that one of them alone has may be tokens that were added and are not used.

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, TrainerCallback
 
 from stages.distillation.masked_lm import MaskedLMTrainer
-from stages.models.anatomy import Parts
+from stages.models.size import named
 from stages.pruning.compact import compact
 from stages.pruning.importance import Importance
 from stages.pruning.masks import Masks
@@ -78,7 +78,7 @@ class PruningTrainer(MaskedLMTrainer):
         """The compact model, whole or not at all."""
         if self.is_world_process_zero():
             model = compact(self.model.model, self.masks.kept())
-            final = self.folder / f"{Parts(model).depth}x{Parts(model).width}"
+            final = self.folder / named(model)
             partial = final.with_suffix(".partial")
             model.save_pretrained(partial)
             self.processing_class.save_pretrained(partial)

@@ -12,7 +12,6 @@ from stages.tasks import Task
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SPLITS = ("train", "validation")
 COLUMNS = ("text", "text_pair", "prompt", "response", "messages", "labels")
 """What an example may consist of."""
 

@@ -178,12 +178,18 @@ class Delivery:
         self._client.set_terminated(run, "FINISHED", entry["time"])
 
     def _model(self, entry: Entry) -> None:
-        from stages.tracking.registry import register
+        from stages.tracking.registry import Version, register
 
-        folder = self._journal.folder / entry["folder"]
-        key = f"{self._journal.id}:{entry['time']}"
-        run, experiment = self._progress["run"], self._progress["experiment"]
-        register(self._client, run, experiment, folder, entry["name"], entry["tags"], entry["pair"], key)
+        made = Version(
+            run=self._progress["run"],
+            experiment=self._progress["experiment"],
+            folder=self._journal.folder / entry["folder"],
+            name=entry["name"],
+            tags=entry["tags"],
+            pair=entry["pair"],
+            key=f"{self._journal.id}:{entry['time']}",
+        )
+        register(self._client, made)
 
     def _tag_model(self, entry: Entry) -> None:
         version = self._client.get_model_version_by_alias(entry["name"], "challenger").version

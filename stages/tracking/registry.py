@@ -1,5 +1,6 @@
 """The exported folder as an MLflow model: text in, label and score out, by the code that serves it."""
 
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,65 +11,62 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def register(
-    client: "MlflowClient",
-    run: str,
-    experiment: str,
-    folder: Path,
-    name: str,
-    tags: dict[str, str],
-    pair: bool,
-    key: str,
-) -> None:
-    """Logs the folder as a model of the run, registers it as `name` and makes it the `challenger`.
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """An exported folder, to be a version of a registered model."""
 
-    Args:
-        folder: the exported model, hub layout with `onnx/`.
-        pair: whether it takes two texts.
-        key: what tells this registration from others; a second call with the same key adds nothing.
+    run: str
+    experiment: str
+    """Ids of the run that made it, and of that run's experiment."""
+    folder: Path
+    """Hub layout with `onnx/`."""
+    name: str
+    """The registered model's."""
+    tags: dict[str, str]
+    pair: bool
+    """Whether it takes two texts."""
+    key: str
+    """Tells this registration from others."""
+
+
+def register(client: "MlflowClient", made: Version) -> None:
+    """Logs the folder as a model of the run, registers it and makes it the `challenger`.
+
+    A second call with the same key adds nothing.
     """
-    registered = {model.name for model in client.search_registered_models(f"name = '{name}'")}
-    if name not in registered:
-        client.create_registered_model(name)
-    made = client.search_model_versions(f"name = '{name}' and tags.`makd.journal` = '{key}'")
-    number = made[0].version if made else _log(client, run, experiment, folder, name, tags, pair, key)
-    client.set_registered_model_alias(name, "challenger", number)
+    registered = {model.name for model in client.search_registered_models(f"name = '{made.name}'")}
+    if made.name not in registered:
+        client.create_registered_model(made.name)
+    known = client.search_model_versions(f"name = '{made.name}' and tags.`makd.journal` = '{made.key}'")
+    number = known[0].version if known else _log(client, made)
+    client.set_registered_model_alias(made.name, "challenger", number)
 
 
-def _log(
-    client: "MlflowClient",
-    run: str,
-    experiment: str,
-    folder: Path,
-    name: str,
-    tags: dict[str, str],
-    pair: bool,
-    key: str,
-) -> str:
+def _log(client: "MlflowClient", made: Version) -> str:
+    """The number of the new version."""
     import mlflow.pyfunc
     from mlflow.models import Model
 
     import serving
-    from serving.folder import read_manifest
+    from serving.folder import generates, read_manifest
 
     code = Path(serving.__file__).parent
-    model = client.create_logged_model(experiment, name=name, source_run_id=run, tags=tags)
+    model = client.create_logged_model(made.experiment, name=made.name, source_run_id=made.run, tags=made.tags)
     Model.log(
         artifact_path=None,
-        name=name,
+        name=made.name,
         flavor=mlflow.pyfunc,
-        run_id=run,
+        run_id=made.run,
         model_id=model.model_id,
         python_model=str(code / "mlflow_model.py"),
-        artifacts={"model": str(folder)},
+        artifacts={"model": str(made.folder)},
         code_paths=[str(code)],
         pip_requirements=_requirements(),
-        signature=_signature(pair, writes=read_manifest(folder).get("kind") == "causal_lm"),
-        input_example=_example(pair),
+        signature=_signature(made.pair, writes=generates(read_manifest(made.folder))),
+        input_example=_example(made.pair),
     )
-    source = f"models:/{model.model_id}"
-    made = client.create_model_version(name, source, run, tags | {"makd.journal": key}, model_id=model.model_id)
-    return made.version
+    source, tags = f"models:/{model.model_id}", made.tags | {"makd.journal": made.key}
+    return client.create_model_version(made.name, source, made.run, tags, model_id=model.model_id).version
 
 
 def _signature(pair: bool, writes: bool) -> "ModelSignature":

@@ -17,7 +17,31 @@ if TYPE_CHECKING:
 Weight = Annotated[float, Field(ge=0)]
 
 
-class AttentionKL(LayerObjective):
+class HeadByHead(LayerObjective):
+    """What compares attention itself: models of as many heads, whose tokens look at the same tokens."""
+
+    def pairs(self, student: Shape, teacher: Shape) -> list[tuple[int, int]]:
+        pairs = super().pairs(student, teacher)
+        if student.heads != teacher.heads:
+            raise ValueError(
+                f"compares head by head, and the student has {student.heads}, the teacher {teacher.heads}; use "
+                "`relations`"
+            )
+        _same_direction(student, teacher)
+        for ours, theirs in pairs:
+            sizes = [shape.windows.get(i, "no") for shape, i in ((student, ours), (teacher, theirs))]
+            if sizes[0] != sizes[1]:
+                raise ValueError(
+                    f"compares what tokens look at, and the student's layer {ours} has {sizes[0]} sliding window, the "
+                    f"teacher's {theirs} {sizes[1]}; set `layers` to pairs of equal ones"
+                )
+        return pairs
+
+    def aspects(self, side: Side) -> tuple[str, ...]:
+        return ("q", "k", "attention")
+
+
+class AttentionKL(HeadByHead):
     """Divergence of the student's attention distributions from the teacher's, over heads and queries that count.
 
     L = mean_l mean_b 1/(H·n_b) Σ_h Σ_{i ≤ n_b} KL(A_t[l,h,i] ‖ A_s[l,h,i])
@@ -26,18 +50,12 @@ class AttentionKL(LayerObjective):
     layers is ours, so that the weight means the same for every depth.
     """
 
-    def pairs(self, student: Shape, teacher: Shape) -> list[tuple[int, int]]:
-        return _head_by_head(student, teacher, super().pairs(student, teacher))
-
-    def aspects(self, side: Side) -> tuple[str, ...]:
-        return ("q", "k", "attention")
-
     def distances(self, student: Captured, teacher: Captured, batch: Batch, pair: tuple[int, int], learned) -> Tensor:
         """Shapes: scores (batch, heads, tokens, tokens), before the softmax."""
         return _over_queries(student.scores(pair[0], batch), teacher.scores(pair[1], batch), batch)
 
 
-class AttentionMSE(LayerObjective):
+class AttentionMSE(HeadByHead):
     """Squared distance between attention scores before the softmax, over heads and pairs of tokens.
 
     L = mean_l mean_b 1/(H·|P_b|) Σ_h Σ_{(i,j) ∈ P_b} (S_s[l,h,i,j] − S_t[l,h,i,j])²,    S = QKᵀ/√d
@@ -52,10 +70,7 @@ class AttentionMSE(LayerObjective):
             raise ValueError(
                 "needs scores that are QKᵀ/√d, and this family's hold relative positions; use attention_kl"
             )
-        return _head_by_head(student, teacher, super().pairs(student, teacher))
-
-    def aspects(self, side: Side) -> tuple[str, ...]:
-        return ("q", "k", "attention")
+        return super().pairs(student, teacher)
 
     def distances(self, student: Captured, teacher: Captured, batch: Batch, pair: tuple[int, int], learned) -> Tensor:
         """Shapes: scores (batch, heads, tokens, tokens)."""
@@ -121,23 +136,6 @@ def _over_queries(student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
     from stages.distillation.distances import divergence
 
     return (divergence(student, teacher).mean(1) * batch.counted).sum(1) / batch.counted.sum(1)
-
-
-def _head_by_head(student: Shape, teacher: Shape, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The pairs of layers, where models of these shapes can be compared head by head, token by token."""
-    if student.heads != teacher.heads:
-        raise ValueError(
-            f"compares head by head, and the student has {student.heads}, the teacher {teacher.heads}; use `relations`"
-        )
-    _same_direction(student, teacher)
-    for ours, theirs in pairs:
-        sizes = [shape.windows.get(i, "no") for shape, i in ((student, ours), (teacher, theirs))]
-        if sizes[0] != sizes[1]:
-            raise ValueError(
-                f"compares what tokens look at, and the student's layer {ours} has {sizes[0]} sliding window, the "
-                f"teacher's {theirs} {sizes[1]}; set `layers` to pairs of equal ones"
-            )
-    return pairs
 
 
 def _same_direction(student: Shape, teacher: Shape) -> None:

@@ -13,7 +13,19 @@ if TYPE_CHECKING:
     from stages.models.anatomy import Shape
 
 
-class HiddenStates(LayerObjective):
+class Projected(LayerObjective):
+    """What compares hidden states, the student's projected by W where the widths differ."""
+
+    def aspects(self, side: Side) -> tuple[str, ...]:
+        return ("hidden",)
+
+    def learned(self, student: Shape, teacher: Shape, labels: list) -> nn.Module | None:
+        from stages.distillation.distances import projections
+
+        return projections(student, teacher, self.aspects("student"))
+
+
+class HiddenStates(Projected):
     """Squared distance between hidden states, over the tokens that count, relative to the teacher's own size.
 
     L = mean_l mean_b  Σ_i |W H_s[l,i] − H_t[l,i]|² / Σ_i |H_t[l,i]|²
@@ -35,14 +47,6 @@ class HiddenStates(LayerObjective):
                 "tokens `first` compares what sums a text up, which a decoder's first token does not; use all"
             )
         return super().pairs(student, teacher)
-
-    def aspects(self, side: Side) -> tuple[str, ...]:
-        return ("hidden",)
-
-    def learned(self, student: Shape, teacher: Shape, labels: list) -> nn.Module | None:
-        from stages.distillation.distances import projections
-
-        return projections(student, teacher, self.aspects("student"))
 
     def distances(self, student: Captured, teacher: Captured, batch: Batch, pair: tuple[int, int], learned) -> Tensor:
         """Shapes: hidden (batch, tokens, width)."""
@@ -66,7 +70,7 @@ class Embedding(HiddenStates):
         return [(0, 0)]
 
 
-class HiddenCosine(LayerObjective):
+class HiddenCosine(Projected):
     """Angle between hidden states, over the tokens that count.
 
     L = mean_l mean_b 1/n_b Σ_{i ≤ n_b} 1 − cos(W H_s[l,i], H_t[l,i])
@@ -78,14 +82,6 @@ class HiddenCosine(LayerObjective):
 
     layers: Layers = "last"
     """Which layers are compared."""
-
-    def aspects(self, side: Side) -> tuple[str, ...]:
-        return ("hidden",)
-
-    def learned(self, student: Shape, teacher: Shape, labels: list) -> nn.Module | None:
-        from stages.distillation.distances import projections
-
-        return projections(student, teacher, self.aspects("student"))
 
     def distances(self, student: Captured, teacher: Captured, batch: Batch, pair: tuple[int, int], learned) -> Tensor:
         """Shapes: hidden (batch, tokens, width)."""
