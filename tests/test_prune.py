@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import reviews
+from conftest import in_two_processes, reviews
 from safetensors.torch import load_file
 from test_students import FAMILIES, sentences, teacher
 from torch import nn
@@ -417,17 +417,6 @@ def test_accumulation_cuts_the_same(place, whole, tmp_path):
 
 
 def test_two_processes_cut_the_same_neurons(place, whole, tmp_path):
-    (tmp_path / "two").mkdir()
-    program = tmp_path / "program.py"
-    program.write_text(
-        f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]\n"
-        f"from pathlib import Path; from test_prune import run\n"
-        f"run(Path({str(place)!r}), Path({str(tmp_path / 'two')!r}), batch_size=4)\n"
-    )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(program)]
-    done = subprocess.run(
-        launch, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(lambda: run(place, tmp_path / "two", batch_size=4))
     one, two = weights(whole), weights(tmp_path / "two")
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-3
