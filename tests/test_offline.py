@@ -134,7 +134,7 @@ def test_it_teaches_as_the_running_teacher_does(place, ran, tmp_path, capsys):
 
 @pytest.mark.parametrize("place", ["sums"], indirect=True)
 def test_with_fewer_logits_it_teaches_as_a_teacher_that_says_no_more(place, tmp_path, monkeypatch):
-    settings = SAYS | {"objectives": TERMS | {"tvd": {"temperature": 1.0}, "ranking": {"k": 5}, "akl": {}}}
+    settings = SAYS | {"epochs": 1, "objectives": TERMS | {"tvd": {"temperature": 1.0}, "ranking": {"k": 5}, "akl": {}}}
     train_only(place, tmp_path / "offline", offline={"k": 20, "dtype": "float32"}, **settings)
     train_only(place, tmp_path / "online", **settings)
 
@@ -155,7 +155,7 @@ def test_with_fewer_logits_it_teaches_as_a_teacher_that_says_no_more(place, tmp_
 @pytest.mark.parametrize("place", ["reviews"], indirect=True)
 def test_made_sentences_are_taught_too(place, ran, tmp_path):
     for name, settings in {"online": {}, "offline": {"offline": WHOLE}}.items():
-        train_only(place, tmp_path / name, augmented=True, **settings, **SAYS)
+        train_only(place, tmp_path / name, augmented=True, **settings, **SAYS | {"epochs": 1})
     np.testing.assert_allclose(losses(tmp_path / "online"), losses(tmp_path / "offline"), rtol=1e-5, atol=1e-6)
     splits = [read_split(place / "prepare/data", name) for name in ("train", "augmented")]
     records = np.load(stored(tmp_path / "offline")[0])

@@ -116,7 +116,7 @@ def test_a_corpus_of_less_than_a_batch(place, tmp_path):
 def test_distilling_brings_the_student_closer(place, tmp_path):
     imitate = Prune().objectives.model_copy(update={"hard": None})
     trained, cut = (
-        run(place, tmp_path / f"{rate}", learning_rate=rate, epochs=4, objectives=imitate)["2x16"]["discrepancy"]
+        run(place, tmp_path / f"{rate}", learning_rate=rate, epochs=2, objectives=imitate)["2x16"]["discrepancy"]
         for rate in (2e-3, 1e-9)
     )
     assert trained < 0.8 * cut
