@@ -35,7 +35,7 @@ run: install  ## the whole chain (dvc repro): only what changed runs; ends with 
 install: $(VENV)/.installed  ## .venv with the pinned dependencies (PYTHON=python3.12 chooses the interpreter)
 
 test: $(VENV)/.installed-dev  ## the tests, minutes
-	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/.installed-dev  ## all tests: whole chains, real data and a GPU where there are any
 	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 python -m pytest

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import random
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +155,33 @@ def prepared(model: Path, source: Path, output: Path, name: str, task: Task, **s
     known = {"data": Data(source=str(source)), "base": Base(model=str(model)), "seed": 1, "run": Run()}
     metrics = prepare(name=name, task=task, settings=Prepare(**{"max_length": 32} | settings), output=output, **known)
     return output / "data", metrics
+
+
+def in_two_processes(work: Callable[[], Any]) -> None:
+    """Does `work` in two processes at once, as torchrun would, but forked: nothing is imported anew."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    start = multiprocessing.get_context("fork").Process
+    processes = [start(target=_as_rank, args=(rank, place, work)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join(240)
+        assert [process.exitcode for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _as_rank(rank: int, place: dict[str, str], work: Callable[[], Any]) -> None:
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()  # what was here before the fork was one process alone
+    os.environ |= place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    work()
 
 
 def wait_for(happened: Callable[[], Any], seconds: float) -> None:

@@ -56,10 +56,8 @@ def rival(outputs: Path, name: str, seed: int, logits: np.ndarray, seconds: floa
     (folder / "history.csv").write_text(history)
 
 
-@pytest.fixture
-def outputs(tmp_path: Path) -> Path:
+def evaluated(outputs: Path) -> Path:
     """Two tasks evaluated; on sst2 two rivals with two seeds each, one of them timed, and a benchmark."""
-    outputs = tmp_path / "outputs"
     for task in TASKS:
         models = {"teacher": (said(20), 10_000_000), "student": (said(22, 1), 5_000_000)}
         scored = {name: row(task, logits, size) for name, (logits, size) in models.items()}
@@ -81,6 +79,11 @@ def outputs(tmp_path: Path) -> Path:
     write(outputs / "race/sst2/kd", {"p50_ms": 15.0, "speedup": 2.0, "load": 4.5, "cores": 4})
     write(outputs / "race/sst2/svd", {})  # race.enabled: false
     return outputs
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    return evaluated(tmp_path / "outputs")
 
 
 class Notes(Run):
@@ -105,12 +108,19 @@ def made(outputs: Path, settings: Compare | None = None, run: Run | None = None,
     return folder
 
 
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Notes]:
+    """What compare makes of it with nothing out of the ordinary, and its tracked run."""
+    notes = Notes()
+    return made(evaluated(tmp_path_factory.mktemp("compared") / "outputs"), run=notes), notes
+
+
 def table_of(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "table.csv").set_index(["task", "model"])
 
 
-def test_every_model_is_in_the_table_with_its_own_figures(outputs: Path) -> None:
-    table = table_of(made(outputs))
+def test_every_model_is_in_the_table_with_its_own_figures(compared: tuple[Path, Notes]) -> None:
+    table = table_of(compared[0])
     assert list(table.loc["sst2"].index) == ["teacher", "student", "svd", "kd"]
     assert list(table.loc["cola"].index) == ["teacher", "student"]
     student, kd = table.loc[("sst2", "student")], table.loc[("sst2", "kd")]
@@ -125,8 +135,8 @@ def test_every_model_is_in_the_table_with_its_own_figures(outputs: Path) -> None
     assert np.isnan(table.loc[("sst2", "svd")].speedup) and np.isnan(table.loc[("cola", "teacher")].p50_ms)
 
 
-def test_p_is_against_the_best_student(outputs: Path) -> None:
-    table = table_of(made(outputs))
+def test_p_is_against_the_best_student(compared: tuple[Path, Notes]) -> None:
+    table = table_of(compared[0])
     assert np.isnan(table.loc[("sst2", "student")].p), "the best itself"
     assert table.loc[("sst2", "svd")].p == pytest.approx(2 / 501)
     models = {"student": said(22, 1)[None], "kd": np.stack([said(26, 1), said(28, 2)])}
@@ -148,8 +158,8 @@ def test_a_cell_that_was_not_measured_is_said(outputs: Path, capsys: pytest.Capt
     assert "others used the machine (load 4.5 on 4 cores) while kd was timed" in said
 
 
-def test_the_summary_names_the_best_rival_and_the_front(outputs: Path) -> None:
-    metrics = json.loads((made(outputs) / "metrics.json").read_text())
+def test_the_summary_names_the_best_rival_and_the_front(compared: tuple[Path, Notes]) -> None:
+    metrics = json.loads((compared[0] / "metrics.json").read_text())
     front = {"retention": pytest.approx(100 * 89 / 90), "best_baseline": "kd", "margin": 2.5, "pareto": ["student"]}
     assert metrics["sst2"] == front and metrics["cola"].keys() == {"retention", "pareto"}
 
@@ -185,9 +195,8 @@ def test_text_and_plots_are_for_people(outputs: Path, capsys: pytest.CaptureFixt
         assert (folder / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_every_model_is_a_run_below_this_one(outputs: Path) -> None:
-    notes = Notes()
-    made(outputs, run=notes)
+def test_every_model_is_a_run_below_this_one(compared: tuple[Path, Notes]) -> None:
+    notes = compared[1]
     names = {"sst2": ["teacher", "student", "svd", "kd"], "cola": ["teacher", "student"]}
     assert list(notes.children) == [f"{task}-{model}" for task in names for model in names[task]]
     params, figures = notes.children["sst2-kd"]

@@ -276,13 +276,14 @@ def test_a_stranger_loads_it_with_the_code_beside_the_weights(tmp_path):
     student.save_pretrained(tmp_path / "model")
     expected = student(torch.arange(5, 12)[None]).logits[0, 0].item()
     program = (
-        "import sys, torch; from transformers import AutoModelForSequenceClassification as M; "
-        "m = M.from_pretrained('model', trust_remote_code=sys.argv[1] == 'yes'); assert 'stages' not in sys.modules; "
+        "import sys, torch; from transformers import AutoModelForSequenceClassification as M\n"
+        "try: M.from_pretrained('model', trust_remote_code=False); sys.exit('trusted')\n"
+        "except ValueError as error: assert 'trust_remote_code=True' in str(error), error\n"
+        "m = M.from_pretrained('model', trust_remote_code=True); assert 'stages' not in sys.modules\n"
         "print('%.9f' % m(torch.arange(5, 12)[None]).logits[0, 0].item())"
     )
     command = [sys.executable, "-I", "-c", program]
     environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
-    trusted = subprocess.run([*command, "yes"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert float(trusted.stdout) == pytest.approx(expected, abs=1e-6), trusted.stderr
-    refused = subprocess.run([*command, "no"], cwd=tmp_path, env=environment, capture_output=True, text=True, input="")
-    assert refused.returncode != 0
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(expected, abs=1e-6)

@@ -2,8 +2,6 @@
 
 import multiprocessing
 import os
-import subprocess
-import sys
 from collections import Counter, namedtuple
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SUMS, prepared
+from conftest import SUMS, in_two_processes, prepared
 from test_training import drift, train_only
 
 import stages.models.base
@@ -136,7 +134,7 @@ def test_it_teaches_as_the_running_teacher_does(place, ran, tmp_path, capsys):
 
 @pytest.mark.parametrize("place", ["sums"], indirect=True)
 def test_with_fewer_logits_it_teaches_as_a_teacher_that_says_no_more(place, tmp_path, monkeypatch):
-    settings = SAYS | {"objectives": TERMS | {"tvd": {"temperature": 1.0}, "ranking": {"k": 5}, "akl": {}}}
+    settings = SAYS | {"epochs": 1, "objectives": TERMS | {"tvd": {"temperature": 1.0}, "ranking": {"k": 5}, "akl": {}}}
     train_only(place, tmp_path / "offline", offline={"k": 20, "dtype": "float32"}, **settings)
     train_only(place, tmp_path / "online", **settings)
 
@@ -157,7 +155,7 @@ def test_with_fewer_logits_it_teaches_as_a_teacher_that_says_no_more(place, tmp_
 @pytest.mark.parametrize("place", ["reviews"], indirect=True)
 def test_made_sentences_are_taught_too(place, ran, tmp_path):
     for name, settings in {"online": {}, "offline": {"offline": WHOLE}}.items():
-        train_only(place, tmp_path / name, augmented=True, **settings, **SAYS)
+        train_only(place, tmp_path / name, augmented=True, **settings, **SAYS | {"epochs": 1})
     np.testing.assert_allclose(losses(tmp_path / "online"), losses(tmp_path / "offline"), rtol=1e-5, atol=1e-6)
     splits = [read_split(place / "prepare/data", name) for name in ("train", "augmented")]
     records = np.load(stored(tmp_path / "offline")[0])
@@ -172,25 +170,15 @@ def test_accumulated_batches_give_the_same_step(place, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["sums"], indirect=True)
-def test_two_processes_are_one_with_twice_the_batch(place, tmp_path):
+def test_two_processes_are_one_with_twice_the_batch(place, tmp_path, capfd):
     """One writes, both read; 24 of the 30 examples, so that all have whole batches."""
     settings = SAYS | {"offline": {"k": 30}, "epochs": 0.75}
     train_only(place, tmp_path / "one", **settings | {"batch_size": 8})
     (tmp_path / "two").mkdir()
-    tests = Path(__file__).parent
-    (tmp_path / "program.py").write_text(
-        f"import sys; sys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}]\n"
-        "from pathlib import Path; from test_training import train_only\n"
-        f"train_only(Path({str(place)!r}), Path({str(tmp_path / 'two')!r}), **{settings | {'batch_size': 4}!r})\n"
-    )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    done = subprocess.run(
-        [*launch, str(tmp_path / "program.py")],
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=240,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    capfd.readouterr()
+    in_two_processes(lambda: train_only(place, tmp_path / "two", **settings | {"batch_size": 4}))
+    assert capfd.readouterr().out.count("offline teacher: ") == 1
     assert drift(tmp_path / "one", tmp_path / "two") < 1e-4
-    assert done.stdout.count("offline teacher: ") == 1
 
 
 def alone(rank: int, folder: Path, found: multiprocessing.Queue) -> None:

@@ -93,11 +93,10 @@ def test_another_process_gives_the_same_bytes(tmp_path: Path, tiny_data: Path, t
         "base": {"model": str(tiny_model)},
         "data": {"source": str(tiny_data), "custom": custom},
         "prepare": {"max_length": 32},
-        "tracking": {"system_metrics": False},
     }
     (tmp_path / "params.yaml").write_text(json.dumps(params))
     command = [sys.executable, "-m", "stages.prepare", "--task", "reviews"]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7", "MAKD_TRACKING": "off"}
     subprocess.run(command, cwd=tmp_path, env=env, check=True)
     assert hashes(tmp_path / "outputs/prepare/reviews") == hashes(tmp_path / "here")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from test_tasks import of_counts
 
 from stages.settings import BadInput
 from stages.tasks import Metric, Task
@@ -33,6 +34,12 @@ def predictions(task: Task, right: float, examples: int, seeds: int = 1, seed: i
     return np.eye(task.outputs, dtype=np.float32)[says], labels
 
 
+def reference(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
+    if metric in ("pearson", "spearman"):
+        return 100 * {"pearson": stats.pearsonr, "spearman": stats.spearmanr}[metric](logits[:, 0], labels).statistic
+    return 100 * of_counts(metric, labels, logits.argmax(-1))
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews", "pearson", "spearman"])
 def test_resamples_are_those_of_a_plain_loop(metric: Metric) -> None:
     """Mean, spread and correlation of two models' scores, against scikit-learn and scipy on drawn rows."""
@@ -42,7 +49,8 @@ def test_resamples_are_those_of_a_plain_loop(metric: Metric) -> None:
     rng, loop = np.random.default_rng(9), []
     for _ in range(1000):
         rows = rng.integers(n, size=n)
-        loop.append([scores(this, model[0][rows], labels[rows])[metric] for model in (one, other)])
+        loop.append([reference(metric, model[0][rows], labels[rows]) for model in (one, other)])
+    assert loop[-1] == pytest.approx([scores(this, model[0][rows], labels[rows])[metric] for model in (one, other)])
     mine, theirs = np.stack([found["one"][0], found["other"][0]]), np.array(loop).T
     spread = theirs.std(1)
     assert np.abs(mine.mean(1) - theirs.mean(1)).max() < 0.15 * spread.max()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from conftest import in_two_processes
 from safetensors.torch import load_file
 
 from stages.distill import distill
@@ -136,32 +137,50 @@ def test_accumulation_gives_the_same_steps(place, tmp_path):
     assert drift(tmp_path / "whole", tmp_path / "other") > 1e-2
 
 
-def test_two_processes_are_one_with_twice_the_batch(place, tmp_path):
-    """Also where not every part of the student is trained in every step; one launch for both."""
-    schedule = {"stage_shares": [0.5, 0.0, 0.5], "epochs": 1}
+def twice_the_batch(place: Path, folder: Path) -> None:
+    """Trains into every folder there, named after a hierarchy: not every part is trained in every step."""
+    for output in sorted(folder.iterdir()):
+        batch_size = 8 if folder.name == "two" else 16
+        schedule = {"stage_shares": [0.5, 0.0, 0.5], "epochs": 1}
+        train_only(place, output, batch_size=batch_size, hierarchy=output.name, **schedule)
+
+
+@pytest.fixture(scope="module")
+def one_process(place, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("alone") / "one"
     for hierarchy in ("layers", "stages"):
-        train_only(place, tmp_path / "one" / hierarchy, batch_size=16, hierarchy=hierarchy, **schedule)
-        (tmp_path / "two" / hierarchy).mkdir(parents=True)
-    program = tmp_path / "program.py"
+        (folder / hierarchy).mkdir(parents=True)
+    twice_the_batch(place, folder)
+    return folder
+
+
+def launched(place: Path, folder: Path) -> None:
+    """As a user does it."""
+    paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+    program = folder.with_name("program.py")
     program.write_text(
-        "import sys; sys.path[:0] = [{tests!r}, {root!r}]\n"
-        "from pathlib import Path; from test_training import train_only\n"
-        "for folder in sorted(Path({output!r}).iterdir()):\n"
-        "    train_only(Path({place!r}), folder, batch_size=8, hierarchy=folder.name, **{schedule!r})\n".format(
-            schedule=schedule,
-            tests=str(Path(__file__).parent),
-            root=str(Path(__file__).parent.parent),
-            place=str(place),
-            output=str(tmp_path / "two"),
-        )
+        f"import sys; sys.path[:0] = {paths}\n"
+        "from pathlib import Path; from test_training import twice_the_batch\n"
+        f"twice_the_batch(Path({str(place)!r}), Path({str(folder)!r}))\n"
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(program)]
-    done = subprocess.run(
-        launch, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=240
-    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(program)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def forked(place: Path, folder: Path) -> None:
+    in_two_processes(lambda: twice_the_batch(place, folder))
+
+
+@pytest.mark.parametrize("start", [forked, pytest.param(launched, marks=pytest.mark.slow)])
+def test_two_processes_are_one_with_twice_the_batch(start, place, one_process, tmp_path):
+    """Also where not every part of the student is trained in every step."""
     for hierarchy in ("layers", "stages"):
-        one, two = (tmp_path / count / hierarchy for count in ("one", "two"))
+        (tmp_path / "two" / hierarchy).mkdir(parents=True)
+    start(place, tmp_path / "two")
+    for hierarchy in ("layers", "stages"):
+        one, two = one_process / hierarchy, tmp_path / "two" / hierarchy
         assert drift(one, two) < 1e-4, hierarchy
         losses = [pd.read_csv(folder / "history.csv")["loss/hidden"].dropna() for folder in (one, two)]
         assert losses[0].to_numpy() == pytest.approx(losses[1].to_numpy(), rel=1e-3)  # the mean over both processes
