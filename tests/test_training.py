@@ -173,7 +173,7 @@ def forked(place: Path, folder: Path) -> None:
     in_two_processes(lambda: twice_the_batch(place, folder))
 
 
-@pytest.mark.parametrize("start", [forked, pytest.param(launched, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("start", [forked, launched])
 def test_two_processes_are_one_with_twice_the_batch(start, place, one_process, tmp_path):
     """Also where not every part of the student is trained in every step."""
     for hierarchy in ("layers", "stages"):
