@@ -104,7 +104,9 @@ def keep(settings: Offline, path: Path, *, counts: Sequence[int], classes: int, 
             _write(path, _record(settings, classes), starts, said)
         except BaseException as error:
             if together:
-                failed.write_text(str(error) or type(error).__name__, encoding="utf8")
+                reason = path.with_name(f"{path.name}.failing")
+                reason.write_text(str(error) or type(error).__name__, encoding="utf8")
+                reason.replace(failed)  # whole, or the others would read the beginning of a sentence
             raise
     while not path.exists():
         if failed.exists():
