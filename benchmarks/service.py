@@ -23,6 +23,7 @@ from tempfile import NamedTemporaryFile
 
 from tabulate import tabulate
 
+from serving.folder import ModelError
 from serving.load import loops
 from serving.load.client import Client
 from serving.load.settings import Load
@@ -36,8 +37,11 @@ ORDERS = {"as they come": False, "sorted": True}
 
 def main() -> None:
     options = _options()
-    texts = read(options.texts, seed=0)
-    rows = [_compared(model, texts, options) for model in options.models]
+    try:
+        texts = read(options.texts, seed=0)
+        rows = [_compared(model, texts, options) for model in options.models]
+    except ModelError as error:
+        sys.exit(f"service: {error}")
     heads = ["texts per second", "service", *(f"session, {order}" for order in ORDERS), *(f"/ {o}" for o in ORDERS)]
     print(tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True))
 

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    signal.signal(
-        signal.SIGTERM, _end
-    )  # uvicorn's own handler takes its place while it serves, and calls it at the end
+    signal.signal(signal.SIGTERM, _end)  # uvicorn's own takes its place while it serves, and calls it at the end
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # `threads` and `instances` say which cores are used
     try:
         settings = CliApp.run(Settings)

@@ -1,7 +1,8 @@
 """Dynamic batching: requests that come at the same time share a run of the model.
 
-    batcher = Batcher(predictor.pad_and_run, limits, telemetry)
-    logits = await batcher.logits(count, tokenize)
+    batcher = Batcher(run, name, settings, telemetry)
+    batcher.start()
+    logits = await batcher.logits(count, size, tokenize)
 
 A text is tokenized in a thread, then waits in the queue. As soon as one of the model's instances is free (or, with
 `max_wait_ms`, a little later, if the batch is not full by then), it takes the text that has waited longest and those
@@ -74,7 +75,8 @@ class Batcher:
         self._run, self._name, self._settings, self._telemetry = run, name, settings, telemetry
         self._tokenizers = ThreadPoolExecutor(TOKENIZERS, "tokenize")
         self._large = ThreadPoolExecutor(1, "tokenize-large")
-        self._instances = ThreadPoolExecutor(settings.instances, "run")
+        # daemons: a second Ctrl-C ends the process without `close`, and must not wait for them
+        self._instances = [threading.Thread(target=self._work, daemon=True) for _ in range(settings.instances)]
         self._rows: list[Waiting] = []
         self._changed, self._open = threading.Condition(), True
         self._pace = 0.0
@@ -83,8 +85,8 @@ class Batcher:
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        for _ in range(self._settings.instances):
-            self._instances.submit(self._work)
+        for instance in self._instances:
+            instance.start()
 
     async def close(self) -> None:
         """Answers what was accepted, then stops."""
@@ -93,7 +95,9 @@ class Batcher:
         with self._changed:
             self._open = False
             self._changed.notify_all()
-        for pool in (self._tokenizers, self._large, self._instances):
+        for instance in self._instances:
+            await asyncio.to_thread(instance.join)
+        for pool in (self._tokenizers, self._large):
             pool.shutdown(wait=False)
 
     async def logits(self, count: int, size: int, tokenize: Callable[[], Sequence["Row"]]) -> np.ndarray:

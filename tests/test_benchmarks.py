@@ -3,12 +3,13 @@
 import argparse
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import reviews
 
-from benchmarks import agnostic, peers
+from benchmarks import agnostic, peers, service
 from benchmarks.budgets import append
 from benchmarks.scratch import scratch
 from benchmarks.tables import changes, plot, plot_changes, table
@@ -162,3 +163,18 @@ def test_pruned_models_are_made_and_fine_tuned(tmp_path, tiny_model, tiny_data):
     (tuned,) = agnostic._tuned(params, options, "reviews", made[0])
     assert float(tuned["low"]) <= float(tuned["value"]) <= float(tuned["high"])
     assert int(tuned["layer_parameters"]) == int(made[0]["layer_parameters"])
+
+
+def test_the_service_is_compared_with_its_session(tmp_path, monkeypatch, capsys):
+    from test_registered_model import exported
+
+    folder = exported(tmp_path / "film", pair=False)
+    (tmp_path / "texts").write_text("fine\na dull film\n")
+    command = ["service", str(folder), "--texts", str(tmp_path / "texts"), "--rounds", "1", "--seconds", "0.2"]
+    monkeypatch.setattr(sys, "argv", command)
+    service.main()
+    found = [float(cell) for cell in cells(capsys.readouterr().out)[-1][1:]]
+    assert found[3] == pytest.approx(found[0] / found[1], abs=0.006) and min(found[:3]) > 1
+    monkeypatch.setattr(sys, "argv", [*command[:3], str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match=r"service: .*none cannot be read"):
+        service.main()

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -376,19 +377,27 @@ def test_a_changed_model_is_found_by_looking(films: Path, other: Path, tmp_path:
         wait_for(lambda: client.get("/info").json()["labels"] == ["bad", "good"], 10)
 
 
-def test_sigterm_answers_what_was_accepted_and_ends_with_0(films: Path) -> None:
-    """200 texts behind a batch of one token: the server is told to end while it works on them."""
-    command = [sys.executable, "-m", "serving", str(films), "--port", "0", "--max-tokens", "1"]
+@contextmanager
+def running(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen, str]]:
+    """The command itself, and its address."""
+    command = [sys.executable, "-m", "serving", str(folder), "--port", "0", *options]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    lines = []
     try:
         while "http://127.0.0.1:" not in (line := server.stderr.readline()):
             assert line, "it did not start"
-        port = int(json.loads(line)["message"].rpartition(":")[2])
+        yield server, json.loads(line)["message"].rpartition(" ")[2]
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_sigterm_answers_what_was_accepted_and_ends_with_0(films: Path) -> None:
+    """400 texts behind a batch of one token: the server is told to end while it works on them."""
+    with running(films, "--max-tokens", "1") as (server, url):
 
         async def ask() -> list[int]:
             patient = httpx.AsyncHTTPTransport(retries=5, verify=False)
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, transport=patient) as client:
+            async with httpx.AsyncClient(base_url=url, timeout=30, transport=patient) as client:
                 body = {"inputs": [["fine"]] * 200}
                 asked = [asyncio.create_task(client.post("/predict", json=body)) for _ in range(2)]
                 while 'makd_inside{model="film"} 400.0' not in (await client.get("/metrics")).text:
@@ -400,9 +409,18 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_0(films: Path) -> None:
         assert asyncio.run(ask()) == [200, 200]
         lines = server.communicate(timeout=30)[1].splitlines()
         assert server.returncode == 0, lines
-    finally:
-        server.kill()
-        server.communicate()
+
+
+def test_a_second_interrupt_waits_for_nobody(films: Path) -> None:
+    with running(films, "--max-wait-ms", "60000") as (server, url), ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, f"{url}/predict", json={"inputs": "fine"}, timeout=30)
+        wait_for(lambda: 'makd_inside{model="film"} 1.0' in httpx.get(f"{url}/metrics").text, 10)
+        server.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.wait(0.5)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(10)
+        asked.exception()
 
 
 def test_no_answer_waits_for_the_client_to_acknowledge_its_headers() -> None:
