@@ -147,6 +147,7 @@ IDS = tensor("input_ids", [[2, 3]], "INT64")
         ([IDS | {"datatype": "FP16", "data": [2, 1e30]}], 422),
         ([IDS | {"data": [2, 3.5]}], 422),
         ([IDS | {"data": [2, True]}], 422),
+        ([IDS | {"data": [2, False]}], 422),
         ([IDS | {"data": [2, 6]}], 422),
         ([IDS | {"data": [2, -1]}], 422),
         ([IDS | {"shape": [2]}], 422),

@@ -63,7 +63,11 @@ def _from_json(tensor: Tensor) -> np.ndarray:
     kinds = {"BYTES": (str,), "BOOL": (bool,)}.get(tensor.datatype, (int, float))
     whole = tensor.datatype.startswith(("INT", "UINT"))
     for value in values:
-        if not isinstance(value, kinds) or (whole and isinstance(value, float)) or (kinds[0] is int and value is True):
+        if (
+            not isinstance(value, kinds)
+            or (whole and isinstance(value, float))
+            or (kinds[0] is int and isinstance(value, bool))
+        ):
             raise Refused(422, f"input {tensor.name!r:.50} has a value that is no {tensor.datatype}")
     try:
         with np.errstate(over="raise"):
