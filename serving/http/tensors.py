@@ -60,14 +60,10 @@ def _from_json(tensor: Tensor) -> np.ndarray:
     if tensor.data is None:
         raise Refused(422, f"input {tensor.name!r:.50} has no data")
     values = list(_flat(tensor.data))
-    kinds = {"BYTES": (str,), "BOOL": (bool,)}.get(tensor.datatype, (int, float))
-    whole = tensor.datatype.startswith(("INT", "UINT"))
+    numbers = int if tensor.datatype.startswith(("INT", "UINT")) else (int, float)
+    wanted = {"BYTES": str, "BOOL": bool}.get(tensor.datatype, numbers)
     for value in values:
-        if (
-            not isinstance(value, kinds)
-            or (whole and isinstance(value, float))
-            or (kinds[0] is int and isinstance(value, bool))
-        ):
+        if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):  # a bool is an int in Python
             raise Refused(422, f"input {tensor.name!r:.50} has a value that is no {tensor.datatype}")
     try:
         with np.errstate(over="raise"):
