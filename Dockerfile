@@ -1,4 +1,4 @@
-# The service in an image: no torch, no compiler, no model. docs/serving.md has the commands.
+# The service in an image: no torch, no compiler, no model. docs/how-to/deploy.md has the commands.
 # For a GPU: --build-arg RUNTIME='onnxruntime-gpu[cuda,cudnn]', and `--provider cuda` at the end of `docker run --gpus 1`.
 ARG PYTHON=3.11
 

@@ -1,199 +1,192 @@
-"""Smaller pretrained models made in several ways, compared on their corpus and fine-tuned on tasks.
+"""Smaller pretrained models made by several methods, compared on their corpus and fine-tuned on tasks.
 
     python -m benchmarks.agnostic --corpus ~/wikitext-2 --steps 150 --source ~/glue --tasks sst2 cola mrpc
 
-`FAMILIES` are narrowed to every target of `prune.targets` in turn, `--steps` each; `RIVALS` are cut to the size of one
-target at once and trained for as many steps as a family has had by then. What was measured is appended to the CSV
-`--rows` as soon as it is there; a run that was stopped goes on after its last row. `--table` prints the rows again.
+`FAMILIES` are narrowed to every target of `prune.targets` in turn, `--steps` each; `BASELINES` are cut to the size of
+one target at once and trained for as many steps as a family has had by then. A row is appended to the CSV `--rows` as
+soon as it is measured; a run that was stopped goes on after its last row. `--table` prints the rows again.
 """
 
 import argparse
-import csv
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.budgets import fresh
+from benchmarks.options import add_training_options, make_parser
+from benchmarks.rows import Row, append_row, make_pool, make_workspace, read_rows, run_jobs
 from stages.corpora.blocks import read_blocks
-from stages.corpora.corpus import Corpus
-from stages.evaluate import measure
+from stages.evaluate import evaluate_model
 from stages.finetune import finetune
 from stages.pack import pack
 from stages.prepare import prepare
 from stages.pretrain import pretrain
 from stages.prune import prune
-from stages.settings import Base, Data, Params, Prune, load
-from stages.tracking import Run
+from stages.schema.corpus import Corpus
+from stages.settings import Base, Data, Params, Prune, read_params
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "iterative": {},
     "oneshot": {"schedule": "oneshot"},
     "random": {"importance": "random"},
 }
-_MAKD = {"kl": {}, "attention_kl": {}, "hidden": {}}
-_NONE = dict.fromkeys(("hard", "kl", "attention_mse", "attention_kl", "hidden", "embedding", "matrices"))
-_TWO = {"layers": "every", "depth": 2, "intermediate_size": 1144, "budget": 0.278}
-RIVALS: dict[str, tuple[int, dict[str, Any]]] = {
-    "distilbert": (1, {"start": _TWO, "objectives": _NONE | {"hard": {}, "kl": {}, "hidden_cosine": {}}}),
-    "attention": (1, {"start": _TWO, "objectives": _NONE | {"hard": {}, "kl": {}, "attention_kl": {}}}),
-    "minilmv2": (1, {"start": _TWO, "objectives": _NONE | {"hard": {}, "kl": {}, "relations": {}}}),
-    "lowrank_makd": (1, {"start": {"budget": 0.278}, "objectives": _NONE | _MAKD | {"hard": {}, "matrices": {}}}),
-    "minilmv2_narrow": (
-        2,
-        {
-            "start": {"hidden_size": 192, "intermediate_size": 768, "budget": 0.251},
-            "objectives": _NONE | {"hard": {}, "kl": {}, "relations": {}},
-        },
-    ),
+"""Method -> what it changes in the block `prune`."""
+_TWO_LAYERS = {"layers": "every", "depth": 2, "intermediate_size": 1144, "budget": 0.278}
+_NARROW = {"hidden_size": 192, "intermediate_size": 768, "budget": 0.251}
+_RELATIONS: dict[str, Any] = {"hard": {}, "kl": {}, "relations": {}}
+_MAKD: dict[str, Any] = {"hard": {}, "kl": {}, "attention_kl": {}, "hidden": {}, "matrices": {}}
+BASELINES: dict[str, tuple[int, dict[str, Any]]] = {
+    "distilbert": (1, {"factorize": _TWO_LAYERS, "objectives": {"hard": {}, "kl": {}, "hidden_cosine": {}}}),
+    "attention": (1, {"factorize": _TWO_LAYERS, "objectives": {"hard": {}, "kl": {}, "attention_kl": {}}}),
+    "minilmv2": (1, {"factorize": _TWO_LAYERS, "objectives": _RELATIONS}),
+    "lowrank_makd": (1, {"factorize": {"budget": 0.278}, "objectives": _MAKD}),
+    "minilmv2_narrow": (2, {"factorize": _NARROW, "objectives": _RELATIONS}),
 }
-"""Name -> the target whose size it has (from 1), for MiniLM, and what it changes in the block `prune`."""
-COLUMNS = ["made", "model", "steps", "parameters", "layer_parameters", "measure", "value", "low", "high"]
+"""Method -> the target whose size it has (from 1), for MiniLM, and what it changes in the block `prune`."""
+COLUMNS = ["method", "model", "steps", "parameters", "layer_parameters", "measure", "value", "low", "high"]
+TEACHER = ("whole", "teacher")
+"""Method and model of the rows of the model before any pruning."""
 
 
-def main() -> None:
-    options = _options()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    options = parse_options(arguments)
     if not options.table:
-        _measure(options)
-    print(table(options.rows))
+        measure_models(read_params(*options.params), options)
+    print(format_table(options.rows))
     if options.plot:
-        plot(options.work, options.plot)
+        plot_discrepancy(options.work, options.plot)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    files = [Path("params.yaml"), Path("benchmarks/agnostic.yaml")]
-    parser.add_argument("--params", type=Path, nargs="+", default=files, help="settings; later files over earlier ones")
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line's options."""
+    parser = make_parser(__doc__)
+    add_training_options(
+        parser, params="benchmarks/agnostic.yaml", rows="docs/results/pruning.csv", work=".makd/agnostic"
+    )
+    methods = [*FAMILIES, *BASELINES]
     parser.add_argument("--corpus", default="bundled", help="text: data.corpora's source")
     parser.add_argument("--steps", type=int, default=150, help="for each target")
-    parser.add_argument("--made", nargs="+", default=[*FAMILIES, *RIVALS], help="only these")
-    parser.add_argument("--source", default="bundled", help="data.source of the tasks")
+    parser.add_argument("--methods", nargs="+", choices=methods, default=methods, help="only these")
     parser.add_argument("--tasks", nargs="*", default=[], help="to fine-tune the models on")
-    parser.add_argument("--examples", type=int, help="training examples of a task, drawn with the seed")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=1, help="models trained side by side; set OMP_NUM_THREADS too")
-    parser.add_argument("--rows", type=Path, default=Path("docs/agnostic.csv"), help="CSV to append to")
-    parser.add_argument("--work", type=Path, default=Path(".makd/agnostic"), help="folder for models")
-    parser.add_argument("--table", action="store_true", help="only print the table of --rows")
     parser.add_argument("--plot", type=Path, help="also draw the discrepancy of the families to this file")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def _measure(options: argparse.Namespace) -> None:
+def measure_models(params: Params, options: argparse.Namespace) -> None:
     """The teacher first, then all students, then each of them on each task."""
-    params = load(*options.params)
-    done = {(row["made"], row["model"], row["measure"]) for row in _read(options.rows)}
-    _teacher(params, options)
-    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        waiting = [n for n in options.made if not any(n == made and what == "perplexity" for made, _, what in done)]
-        _all(pool, [(_student, params, options, name) for name in waiting], options.rows)
-        models = {(row["made"], row["model"]): row for row in _read(options.rows) if row["made"] in options.made}
-        models |= {("whole", "teacher"): {"made": "whole", "model": "teacher", "steps": 0}}
+    known = {identify_row(row) for row in read_rows(options.rows)}
+    pruned = {method for method, _, measure in known if measure == "perplexity"}
+    make_teacher(params, options)
+    with make_pool(options.workers) as pool:
+        jobs: list[tuple[Any, ...]] = [(params, options, method) for method in options.methods if method not in pruned]
+        add_rows(options.rows, run_jobs(pool, measure_students, jobs))
+        models = {
+            (row["method"], row["model"]): row for row in read_rows(options.rows) if row["method"] in options.methods
+        }
+        models[TEACHER] = {"method": TEACHER[0], "model": TEACHER[1], "steps": 0}
         for task in options.tasks:
-            _data(params, options, task)
-        todo = [(task, row) for task in options.tasks for key, row in models.items() if (*key, task) not in done]
-        _all(pool, [(_tuned, params, options, task, row) for task, row in todo], options.rows)
+            prepare_task(params, options, task)
+        pairs = [(task, row) for task in options.tasks for key, row in models.items() if (*key, task) not in known]
+        add_rows(options.rows, run_jobs(pool, finetune_model, [(params, options, *pair) for pair in pairs]))
 
 
-def _all(pool: ProcessPoolExecutor, jobs: list[tuple], rows: Path) -> None:
-    for future in as_completed([pool.submit(*job) for job in jobs]):
-        if error := future.exception():
-            pool.shutdown(cancel_futures=True)
-            raise error
-        _append(rows, future.result())
-
-
-def _teacher(params: Params, options: argparse.Namespace) -> None:
-    common = {"seed": options.seed, "run": Run()}
-    if not (options.work / "pack/data").exists():
-        corpus = Corpus(source=options.corpus)
-        output = fresh(options.work / "pack")
-        pack(name="corpus", corpus=corpus, base=params.pretrain.base, settings=params.pack, output=output, **common)
-    if not (options.work / "pretrain/model").exists():
-        pretrain(params.pretrain, data=options.work / "pack/data", output=fresh(options.work / "pretrain"), **common)
-
-
-def _student(params: Params, options: argparse.Namespace, name: str) -> list[dict]:
-    """Corpus figures of what one way of pruning makes, the teacher's among them."""
-    targets = len(params.prune.targets)
-    parts, changes = (targets, FAMILIES[name]) if name in FAMILIES else RIVALS[name]
-    data, output = options.work / "pack/data", fresh(options.work / name)
-    per_epoch = -(-len(read_blocks(data, "train")) // params.prune.batch_size)
-    often = {"epochs": parts * options.steps / per_epoch, "evaluations_per_epoch": -(-2 * per_epoch // options.steps)}
-    settings = Prune.model_validate(params.prune.model_dump(exclude_unset=True) | often | changes)
-    found = prune(
-        settings, params.pack, data=data, teacher=options.work / "pretrain/model", output=output,
-        state=output / "state", seed=options.seed, run=Run(),
-    )  # fmt: skip
-    made = [(model, row) for model, row in found.items() if model not in ("teacher", "training")]
-    rows = []
-    for part, (model, row) in enumerate(made, 1):
-        steps = options.steps * (part if name in FAMILIES else parts)
-        rows += [_row(name, model, steps, row, what, row[what]) for what in ("perplexity", "accuracy", "discrepancy")]
-    whole = found["teacher"]
-    return rows + [_row("whole", "teacher", 0, whole, what, whole[what]) for what in ("perplexity", "accuracy")]
-
-
-def _data(params: Params, options: argparse.Namespace, task: str) -> None:
-    place = options.work / task
-    if not (place / "data").exists():
-        prepare(
-            name=task, task=params.task(task), data=Data(source=options.source), base=params.base, seed=options.seed,
-            settings=params.prepare.model_copy(update={"train_examples": options.examples}), output=fresh(place),
-            run=Run(),
-        )  # fmt: skip
-
-
-def _tuned(params: Params, options: argparse.Namespace, task: str, row: dict) -> list[dict]:
-    """One pretrained model's score on one task; the teacher's is that of the model before any pruning."""
-    data, made = options.work / task / "data", row["made"]
-    folder = str(options.work / made / "models" / row["model"])
-    base = params.base if made == "whole" else Base(model=folder)
-    output = fresh(options.work / f"tuned/{task}-{made}-{row['model']}")
-    finetune(params.finetune, base=base, data=data, output=output, state=output / "state", seed=options.seed, run=Run())
-    title = f"{task} {made}"
-    found = measure(params.evaluate, data=data, model=output / "model", seed=options.seed, title=title).row
-    low, high = (f"{bound:.2f}" for bound in found["interval"])
-    return [_row(made, row["model"], row["steps"], found, task, found["score"]) | {"low": low, "high": high}]
-
-
-def _row(made: str, model: str, steps: int, sizes: dict, what: str, value: float) -> dict:
-    counts = {name: sizes[name] for name in ("parameters", "layer_parameters")}
-    return {"made": made, "model": model, "steps": steps, **counts, "measure": what, "value": f"{value:.4g}"}
-
-
-def _read(rows: Path) -> list[dict]:
-    return list(csv.DictReader(rows.open())) if rows.exists() else []
-
-
-def _append(rows: Path, found: list[dict]) -> None:
-    known = {(row["made"], row["model"], row["measure"]) for row in _read(rows)}
-    new = not rows.exists()
-    with rows.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        if new:
-            writer.writeheader()
-        for row in found:
-            if (row["made"], row["model"], row["measure"]) not in known:
-                writer.writerow(row)
+def add_rows(path: Path, measured: Iterable[list[Row]]) -> None:
+    """Writes and prints those rows that the file has not yet, as soon as they are measured."""
+    for rows in measured:
+        known = {identify_row(row) for row in read_rows(path)}
+        for row in rows:
+            if identify_row(row) not in known:
+                append_row(path, row, COLUMNS)
                 print(row, flush=True)
 
 
-def table(rows: Path) -> str:
+def make_teacher(params: Params, options: argparse.Namespace) -> None:
+    """The packed corpus and its masked-LM teacher, unless an earlier run wrote them."""
+    corpus, data = Corpus(source=options.corpus), options.work / "pack/data"
+    if not data.exists():
+        work = make_workspace(options.work / "pack", options.seed)
+        pack(params.pack, work, name="corpus", corpus=corpus, base=params.pretrain.base)
+    if not (options.work / "pretrain/model").exists():
+        work = make_workspace(options.work / "pretrain", options.seed)
+        pretrain(params.pretrain, work, corpus=corpus, data=data)
+
+
+def measure_students(params: Params, options: argparse.Namespace, method: str) -> list[Row]:
+    """Makes a method's models; rows of their figures on the corpus, with the teacher's."""
+    is_family = method in FAMILIES
+    parts, changes = (len(params.prune.targets), FAMILIES[method]) if is_family else BASELINES[method]
+    data = options.work / "pack/data"
+    per_epoch = -(-len(read_blocks(data, "train")) // params.prune.batch_size)
+    length = {"epochs": parts * options.steps / per_epoch, "evaluations_per_epoch": -(-2 * per_epoch // options.steps)}
+    metrics = prune(
+        Prune.model_validate(params.prune.model_dump(exclude_unset=True) | length | changes),
+        make_workspace(options.work / method, options.seed),
+        corpus=Corpus(source=options.corpus),
+        packed=params.pack,
+        data=data,
+        teacher=options.work / "pretrain/model",
+        title=method,
+    )
+    models = [(model, figures) for model, figures in metrics.items() if model not in ("teacher", "training")]
+    rows = []
+    for part, (model, figures) in enumerate(models, 1):
+        steps = options.steps * (part if is_family else parts)
+        measures = ("perplexity", "accuracy", "discrepancy")
+        rows += [make_row(method, model, steps, figures, measure, figures[measure]) for measure in measures]
+    whole = metrics["teacher"]
+    return rows + [make_row(*TEACHER, 0, whole, measure, whole[measure]) for measure in ("perplexity", "accuracy")]
+
+
+def prepare_task(params: Params, options: argparse.Namespace, task: str) -> None:
+    """A task's data, unless an earlier run wrote it."""
+    folder = options.work / task
+    if not (folder / "data").exists():
+        settings = params.prepare.model_copy(update={"train_examples": options.examples})
+        work, data = make_workspace(folder, options.seed), Data(source=options.source)
+        prepare(settings, work, name=task, task=params.get_task(task), data=data, base=params.base)
+
+
+def finetune_model(params: Params, options: argparse.Namespace, task: str, row: Row) -> list[Row]:
+    """A pretrained model's score on a task; the teacher's is that of the model before any pruning."""
+    data, method, model = options.work / task / "data", row["method"], row["model"]
+    base = params.base if method == TEACHER[0] else Base(model=str(options.work / method / "models" / model))
+    title = f"{task} {method} {model}"
+    work = make_workspace(options.work / f"tuned/{task}-{method}-{model}", options.seed)
+    finetune(params.finetune, work, base=base, data=data, title=title)
+    trained = work.output / "model"
+    evaluated = evaluate_model(params.evaluate, data=data, model=trained, seed=options.seed, title=title).row
+    low, high = (f"{bound:.2f}" for bound in evaluated["interval"])
+    scored = make_row(method, model, row["steps"], evaluated, task, evaluated["score"])
+    return [scored | {"low": low, "high": high}]
+
+
+def make_row(method: str, model: str, steps: int, sizes: dict[str, Any], measure: str, value: float) -> Row:
+    """A row of the CSV file."""
+    counts = {name: sizes[name] for name in ("parameters", "layer_parameters")}
+    return {"method": method, "model": model, "steps": steps, **counts, "measure": measure, "value": f"{value:.4g}"}
+
+
+def identify_row(row: Row) -> tuple[str, str, str]:
+    """What a row is of."""
+    return row["method"], row["model"], row["measure"]
+
+
+def format_table(rows: Path) -> str:
     """Markdown: a row per model, large to small, a column per measure."""
     import pandas as pd
     from tabulate import tabulate
 
     frame = pd.read_csv(rows)
-    sizes = frame[frame["measure"].isin(["perplexity"])].set_index(["made", "model"])[["steps", "parameters"]]
-    values = frame.pivot(index=["made", "model"], columns="measure", values="value")
+    sizes = frame[frame["measure"].isin(["perplexity"])].set_index(["method", "model"])[["steps", "parameters"]]
+    values = frame.pivot(index=["method", "model"], columns="measure", values="value")
     order = [name for name in ("perplexity", "accuracy", "discrepancy") if name in values]
     order += [name for name in frame["measure"].unique() if name not in order]
     joined = sizes.join(values[order]).sort_values("parameters", ascending=False, kind="stable").reset_index()
-    return tabulate(joined.astype(object).fillna(""), headers="keys", tablefmt="github", showindex=False)
+    return tabulate(joined.astype(object).fillna("").to_dict("list"), headers="keys", tablefmt="github")
 
 
-def plot(work: Path, path: Path) -> None:
+def plot_discrepancy(work: Path, path: Path) -> None:
     """How far each family is from its teacher, on the batches it trains on and on validation blocks."""
     import pandas as pd
     from matplotlib.figure import Figure

@@ -12,88 +12,86 @@ each round, so that a shared machine's ups and downs cancel; the median over rou
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
+from operator import add
 
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from torch import Tensor
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from stages.distillation.capture import Batch, Capture, wanted
-from stages.distillation.objectives import Objectives
-from stages.distillation.objectives.base import at
+from benchmarks.options import add_batch_options, add_model_options, add_timing_options, make_parser
+from benchmarks.rounds import Case, Step, Timings, move_model, set_up_torch, time_cases, time_step
+from stages.distillation.capture import Capture, measure_shape
+from stages.distillation.schedule import list_aspects
+from stages.lowrank.assemble import assemble_low_rank
 from stages.lowrank.decompose import Statistics, decompose
-from stages.lowrank.modeling import assemble
-from stages.models.anatomy import Parts
+from stages.models.anatomy import ModelParts
+from stages.objectives import KL, AttentionKL, HiddenStates, Matrices, Objectives
+from stages.objectives.base import value_at
+from stages.objectives.inputs import Batch
+from stages.settings import Distill
 
-
-def _only(**terms: dict) -> Objectives:
-    return Objectives(**dict.fromkeys(Objectives.model_fields) | terms)
-
-
+FLOOR = "floor"
 LEVELS: dict[str, Objectives] = {
-    "logits only": _only(kl={}),
-    "layer level": _only(kl={}, attention_kl={}, hidden={}),
-    "all terms": Objectives(),
-    "all terms, local matrices": Objectives(matrices={"mode": "local"}),
+    "logits only": Objectives(kl=KL()),
+    "layer level": Objectives(kl=KL(), attention_kl=AttentionKL(), hidden=HiddenStates()),
+    "all terms": Distill().objectives,
+    "all terms, local matrices": Distill().objectives.model_copy(update={"matrices": Matrices(mode="local")}),
 }
 EACH: dict[str, Objectives] = {
-    name: _only(**{name: {"layers": "skip"} if name in ("relations", "hidden_cosine", "matrices") else {}})
+    name: Objectives.model_validate(
+        {name: {"layers": "skip"} if name in ("relations", "hidden_cosine", "matrices") else {}}
+    )
     for name in Objectives.model_fields
 }
 """Every objective alone, at every layer where it is one of layers."""
 
 
-def main() -> None:
-    options = _options()
-    torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    teacher, student = _models(options, device)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    options = parse_options(arguments)
+    device = set_up_torch(options)
+    teacher, student = make_models(options, device)
     if options.padding:
-        return _padding(student, options, device)
-    shape = (options.batch, options.length)
-    inputs = {
-        "input_ids": torch.randint(1000, 2000, shape, device=device),
-        "attention_mask": torch.ones(shape, dtype=torch.long, device=device),
-    }
-    labels = torch.zeros(options.batch, dtype=torch.long, device=device)
-    objectives = EACH if options.each else LEVELS
-    cases = {
-        name: partial(_distillation, teacher, student, inputs, labels, terms) for name, terms in objectives.items()
-    }
-    rounds, memory = rounds_of({"floor": partial(_floor, teacher, student, inputs, labels)} | cases, options, device)
+        print(compare_padding(student, options, device))
+        return
+    cases = make_cases(teacher, student, EACH if options.each else LEVELS, options, device)
+    timings = time_cases(cases, options, device)
     print(
-        f"\n{device.type}, {options.precision}, {options.layers} x {options.hidden}, batch {shape}, "
-        f"{torch.get_num_threads()} threads, {options.rounds} rounds"
+        f"\n{device.type}, {options.precision}, {options.layers} x {options.hidden}, "
+        f"batch {(options.batch, options.length)}, {torch.get_num_threads()} threads, {options.rounds} rounds"
     )
-    print(f"{'step':<28}{'ms':>9}{'over the floor':>16}{'quartiles':>16}{'memory over the floor':>24}")
-    for name in rounds[0]:
-        ratios = sorted(r[name] / r["floor"] for r in rounds)
-        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-        ms = 1000 * statistics.median(r[name] for r in rounds)
-        more = f"{memory[name] / memory['floor']:.3f}"
-        print(f"{name:<28}{ms:>9.1f}{middle:>16.3f}{f'{low:.3f}-{high:.3f}':>16}{more:>24}")
+    print(format_table(timings))
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hidden", type=int, default=768)
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--length", type=int, default=128)
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line's options."""
+    parser = make_parser(__doc__)
+    add_model_options(parser)
+    add_batch_options(parser)
     parser.add_argument("--rank", type=int, default=256, help="rank of every matrix that it makes smaller")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's own choice")
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    add_timing_options(parser)
     parser.add_argument("--each", action="store_true", help="every objective alone, in place of MaKD's levels")
     parser.add_argument("--padding", action="store_true", help="compare grouped lengths with padding to --length")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def _models(options: argparse.Namespace, device: torch.device):
+def format_table(timings: Timings) -> str:
+    """A row per case: milliseconds, time over the floor with its quartiles, memory over the floor."""
+    lines = [f"{'step':<28}{'ms':>9}{'over the floor':>16}{'quartiles':>16}{'memory over the floor':>24}"]
+    for name in timings.memory:
+        low, middle, high = timings.ratio_quartiles(name, FLOOR)
+        memory = f"{timings.memory_ratio(name, FLOOR):.3f}"
+        lines.append(
+            f"{name:<28}{timings.median_ms(name):>9.1f}{middle:>16.3f}{f'{low:.3f}-{high:.3f}':>16}{memory:>24}"
+        )
+    return "\n".join(lines)
+
+
+def make_models(options: argparse.Namespace, device: torch.device) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """A random teacher, and its low-rank student."""
     config = BertConfig(
         hidden_size=options.hidden,
         num_hidden_layers=options.layers,
@@ -104,17 +102,39 @@ def _models(options: argparse.Namespace, device: torch.device):
     )
     teacher = BertForSequenceClassification(config).eval().requires_grad_(False)
     factors = {}
-    for name in Parts(teacher).matrix_names():
-        weight = teacher.get_submodule(name).weight
+    for name in ModelParts(teacher).list_matrix_names():
+        weight = teacher.get_submodule(name).get_parameter("weight")
         if options.rank * sum(weight.shape) < weight.numel():
             moment = torch.eye(weight.shape[1], dtype=torch.float64)
             factors[name] = decompose(weight, "svd", Statistics(inputs=moment)).factors(options.rank)
-    student = assemble(teacher, factors).train()
-    return teacher.to(device), student.to(device)
+    student = assemble_low_rank(teacher, factors).train()
+    return move_model(teacher, device), move_model(student, device)
+
+
+def make_cases(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    objectives: dict[str, Objectives],
+    options: argparse.Namespace,
+    device: torch.device,
+) -> dict[str, Case]:
+    """The floor, and a step with each set of objectives, on the same batch."""
+    shape = (options.batch, options.length)
+    inputs = {
+        "input_ids": torch.randint(1000, 2000, shape, device=device),
+        "attention_mask": torch.ones(shape, dtype=torch.long, device=device),
+    }
+    labels = torch.zeros(options.batch, dtype=torch.long, device=device)
+    cases: dict[str, Case] = {FLOOR: partial(run_floor, teacher, student, inputs, labels)}
+    return cases | {n: partial(run_distillation, teacher, student, inputs, labels, o) for n, o in objectives.items()}
 
 
 @contextmanager
-def _floor(teacher, student, inputs, labels) -> Iterator[Callable[[], None]]:
+def run_floor(
+    teacher: PreTrainedModel, student: PreTrainedModel, inputs: dict[str, Tensor], labels: Tensor
+) -> Iterator[Step]:
+    """Both models, compared by nothing."""
+
     def step() -> None:
         with torch.inference_mode():
             teacher(**inputs)
@@ -124,96 +144,65 @@ def _floor(teacher, student, inputs, labels) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _distillation(teacher, student, inputs, labels, objectives: Objectives) -> Iterator[Callable[[], None]]:
+def run_distillation(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    labels: Tensor,
+    objectives: Objectives,
+) -> Iterator[Step]:
     """The step, with its hooks on the models as long as it is used."""
-    terms, shapes = objectives.active(), (Parts(student).shape, Parts(teacher).shape)
-    pairs = {name: term.pairs(*shapes) for name, term in terms.items()}
-    learned = {name: term.learned(*shapes, [0, 1] * 2000) for name, term in terms.items()}
-    learned = {name: module.to(labels.device) for name, module in learned.items() if module is not None}
-    of_student, of_teacher = (wanted(terms, pairs, side) for side in ("student", "teacher"))
-    captures = Capture(student, of_student), Capture(teacher, of_teacher)
+    terms, shapes = objectives.active_terms(), (measure_shape(ModelParts(student)), measure_shape(ModelParts(teacher)))
+    pairs = {name: term.layer_pairs(*shapes) for name, term in terms.items()}
+    modules = {name: term.learned_modules(*shapes, [0, 1] * 2000) for name, term in terms.items()}
+    learned = {name: module.to(labels.device) for name, module in modules.items() if module is not None}
+    student_aspects, teacher_aspects = list_aspects(terms, pairs, "student"), list_aspects(terms, pairs, "teacher")
+    student_capture, teacher_capture = Capture(student, student_aspects), Capture(teacher, teacher_aspects)
     index = torch.arange(len(labels), device=labels.device)
 
     def step() -> None:
         batch = Batch(mask=inputs["attention_mask"].float(), labels=labels, index=index)
         with torch.inference_mode():
-            theirs = captures[1](teacher, inputs, of_teacher)
-        ours = captures[0](student, inputs, of_student)
-        sum(at(t.weight, 0) * t(ours, theirs, batch, learned.get(name)) for name, t in terms.items()).backward()
+            theirs = teacher_capture(teacher, inputs, teacher_aspects)
+        ours = student_capture(student, inputs, student_aspects)
+        losses = [value_at(t.weight, 0) * t(ours, theirs, batch, learned.get(name)) for name, t in terms.items()]
+        reduce(add, losses).backward()
 
     yield step
-    for capture in captures:
-        capture.close()
+    student_capture.close()
+    teacher_capture.close()
 
 
-def rounds_of(cases: dict[str, Callable], options, device) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Seconds of every case in every round, and the bytes that it takes."""
-    rounds, memory, names = [], {}, list(cases)
-    for i in range(options.rounds + 2):
-        taken = dict.fromkeys(names, 0.0)
-        for name in names[i % len(names) :] + names[: i % len(names)]:  # who begins rotates
-            half = torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16")
-            with half, cases[name]() as step:
-                taken[name] = timed(step, device)
-                if i == 0:
-                    memory[name] = _bytes(step, device)
-        if i >= 2:  # the first two warm up
-            rounds.append(taken)
-    return rounds, memory
-
-
-def _bytes(step: Callable[[], None], device: torch.device) -> float:
-    """On a GPU the peak of a step; on a CPU what the student's forward pass keeps for its backward pass."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return torch.cuda.max_memory_allocated()
-    kept: dict[int, int] = {}
-
-    def keep(x: torch.Tensor) -> torch.Tensor:
-        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        step()
-    return sum(kept.values())
-
-
-def timed(step: Callable[[], None], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def _padding(student, options, device) -> None:
+def compare_padding(student: PreTrainedModel, options: argparse.Namespace, device: torch.device) -> str:
     """Tokens/s of training steps on lengths drawn like SST-2's: grouped by length, in random order, all padded."""
     draw = torch.Generator().manual_seed(0)
     lengths = (torch.empty(options.batch * 24).log_normal_(2.4, 0.6, generator=draw).int() + 3).clamp(4, 128).tolist()
-    ways = {
+    orders = {
         "padded to --length": [[options.length] * options.batch] * 24,
-        "padded to the batch": list(_batches(lengths, options.batch)),
-        "grouped by length": list(_batches(sorted(lengths), options.batch)),
+        "padded to the batch": split_batches(lengths, options.batch),
+        "grouped by length": split_batches(sorted(lengths), options.batch),
     }
-    speed: dict[str, list[float]] = {name: [] for name in ways}
+    speeds: dict[str, list[float]] = {name: [] for name in orders}
     for i in range(4):
-        for name, groups in ways.items():
-            seconds = sum(timed(_plain(student, len(group), max(group), device), device) for group in groups)
-            if i:
-                speed[name].append(sum(lengths) / seconds)
-    base = statistics.median(speed["padded to --length"])
-    for name, values in speed.items():
-        print(f"{name:<22}{statistics.median(values):>10.0f} real tokens/s {statistics.median(values) / base:>6.2f}x")
+        for name, groups in orders.items():
+            steps = [make_training_step(student, len(group), max(group), device) for group in groups]
+            seconds = sum(time_step(step, device) for step in steps)
+            if i:  # the first round warms up
+                speeds[name].append(sum(lengths) / seconds)
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    reference = medians["padded to --length"]
+    return "\n".join(
+        f"{name:<22}{speed:>10.0f} real tokens/s {speed / reference:>6.2f}x" for name, speed in medians.items()
+    )
 
 
-def _batches(lengths: list[int], size: int) -> Iterator[list[int]]:
-    return (lengths[i : i + size] for i in range(0, len(lengths), size))
+def split_batches(lengths: list[int], size: int) -> list[list[int]]:
+    """The lengths in their order, `size` at a time."""
+    return [lengths[i : i + size] for i in range(0, len(lengths), size)]
 
 
-def _plain(student, batch: int, length: int, device) -> Callable[[], None]:
+def make_training_step(student: PreTrainedModel, batch: int, length: int, device: torch.device) -> Step:
+    """Forward and backward pass on random tokens and labels."""
     ids = torch.randint(1000, 2000, (batch, length), device=device)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
     return lambda: student(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()

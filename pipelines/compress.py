@@ -10,17 +10,17 @@ On a schedule, each command in its own terminal, all from the checkout:
     prefect worker start --pool local
     prefect deployment run compress/compress --param only_task=sst2
 
-A stage that DVC finds unchanged ends as `Cached`. What can heal (the network, a kill from outside, a file that
-another DVC process holds) is tried again. With a GPU, stages that compute on it take a slot of the limit `gpu` (one
-slot; `prefect gcl update gpu --limit 2` for more).
+A stage that DVC finds unchanged ends as `Cached`. What another try may mend (the network, a kill from outside, a file
+that another DVC process holds) is tried again. With a GPU, stages that compute on it take a slot of the limit `gpu`
+(one slot; `prefect gcl update gpu --limit 2` for more).
 """
 
 from prefect import flow
 
-from pipelines import dvc_stages
-from pipelines.command import TIMEOUT, parser, run
-from pipelines.runners import Kind
-from pipelines.stage_runs import bring_up_to_date, raise_for, report
+from pipelines.command import TIMEOUT, make_parser, run_flow
+from pipelines.dvc_graph import read_graph
+from pipelines.runners import RunnerKind
+from pipelines.stage_runs import bring_up_to_date, raise_for_failures, report_results
 
 
 @flow
@@ -29,7 +29,7 @@ def compress(
     only_task: str | None = None,
     force: bool = False,
     workers: int = 2,
-    runner: Kind = "threads",
+    runner: RunnerKind = "threads",
     address: str | None = None,
     timeout: float = TIMEOUT,
 ) -> None:
@@ -44,19 +44,19 @@ def compress(
         address: of a Dask scheduler.
         timeout: seconds after which a stage is stopped, with all its processes.
     """
-    needs = dvc_stages.graph(stages, only_task)
+    needs = read_graph(stages, only_task)
     states = bring_up_to_date(needs, workers=workers, runner=runner, address=address, force=force, timeout=timeout)
     if any(state.name == "Completed" for state in states.values()):
-        report()
-    raise_for(states)
+        report_results()
+    raise_for_failures(states)
 
 
 def main() -> None:
-    options = parser("compress", __doc__)
+    options = make_parser("compress", __doc__)
     options.add_argument("--stages", nargs="+", help="stages to bring up to date, with all they need")
     options.add_argument("--force", action="store_true", help="run even what did not change")
     options.add_argument("--workers", type=int, default=2, help="stages at work at the same time")
-    run(compress, options)
+    run_flow(compress, options)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from stages import settings
-from stages.settings import BadInput, Promote
+from stages.errors import BadInput
+from stages.settings import Promote, read_params
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,7 +40,7 @@ class Gate:
         return f"{self.figure}: {self.challenger:g} against {self.champion:g}, limit {self.limit:g}: {verdict}"
 
 
-def gates(challenger: dict[str, float], champion: dict[str, float], rules: Promote) -> list[Gate]:
+def check_gates(challenger: dict[str, float], champion: dict[str, float], rules: Promote) -> list[Gate]:
     """Score: at least the champion's less `score_drop`; bytes and latency: at most their share of its."""
     score = champion["score"] - rules.score_drop
     most = {
@@ -62,21 +62,21 @@ def promote(task: str) -> bool:
     """
     import mlflow
 
-    from stages.tracking import context, delivery
+    from stages.tracking.context import find_checkout, get_tracking_uri
 
-    rules, name = settings.load().promote, f"makd-{task}"
-    client = mlflow.MlflowClient(delivery.address(context.root()))
-    challenger = _version(client, name, "challenger")
+    rules, name = read_params().promote, f"makd-{task}"
+    client = mlflow.MlflowClient(get_tracking_uri(find_checkout()))
+    challenger = _find_version(client, name, "challenger")
     if challenger is None:
         raise BadInput(f"--task {task}: no version of {name} is the challenger; run `dvc repro export@{task}` first")
-    promoted, reasons = _decide(challenger, _version(client, name, "champion"), rules)
+    promoted, reasons = _decide(challenger, _find_version(client, name, "champion"), rules)
     if promoted:
         client.set_registered_model_alias(name, "champion", challenger.version)
-    _tell(name, challenger.version, promoted, reasons)
+    _report_decision(name, challenger.version, promoted, reasons)
     return promoted
 
 
-def _version(client: "MlflowClient", name: str, alias: str) -> "ModelVersion | None":
+def _find_version(client: "MlflowClient", name: str, alias: str) -> "ModelVersion | None":
     from mlflow.exceptions import MlflowException
 
     try:
@@ -95,15 +95,15 @@ def _decide(challenger: "ModelVersion", champion: "ModelVersion | None", rules: 
         return True, ["there was no champion"]
     if champion.version == challenger.version:
         return True, [f"version {champion.version} is the champion already"]
-    passed = gates(_figures(challenger), _figures(champion), rules)
-    return all(gate.passed for gate in passed), [str(gate) for gate in passed]
+    gates = check_gates(_read_figures(challenger), _read_figures(champion), rules)
+    return all(gate.passed for gate in gates), [str(gate) for gate in gates]
 
 
-def _figures(version: "ModelVersion") -> dict[str, float]:
+def _read_figures(version: "ModelVersion") -> dict[str, float]:
     return {figure: float(version.tags[figure]) for figure in FIGURES}
 
 
-def _tell(name: str, version: str, promoted: bool, reasons: list[str]) -> None:
+def _report_decision(name: str, version: str, promoted: bool, reasons: list[str]) -> None:
     verdict = f"{name} version {version} is {'the champion' if promoted else 'not promoted'}"
     lines = [f"## {verdict}", *(f"- {reason}" for reason in reasons)]
     create_markdown_artifact("\n".join(lines), key=f"promote-{name.lower().replace('_', '-')}", description=verdict)

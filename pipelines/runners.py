@@ -15,11 +15,11 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 if TYPE_CHECKING:
     from prefect_dask import DaskTaskRunner
 
-Kind = Literal["threads", "dask"]
+RunnerKind = Literal["threads", "dask"]
 
 
 @contextmanager
-def task_runner(kind: Kind, workers: int | None, address: str | None) -> Iterator[tuple[TaskRunner, int]]:
+def start_task_runner(kind: RunnerKind, workers: int | None, address: str | None) -> Iterator[tuple[TaskRunner, int]]:
     """A started task runner and how many stages it may have at work.
 
     Args:
@@ -36,20 +36,20 @@ def task_runner(kind: Kind, workers: int | None, address: str | None) -> Iterato
     if address and kind != "dask":
         raise ValueError(f"--address {address}: only `--runner dask` has one, not {kind}")
     if kind == "dask":
-        with _dask(workers or half_the_cores(), address) as runner:
+        with _start_dask(workers or count_half_the_cores(), address) as runner:
             threads = sum(runner.client.nthreads().values())
             yield runner, min(workers or threads, threads or 1)
     else:
-        with ThreadPoolTaskRunner(max_workers=workers or half_the_cores()) as runner:
-            yield runner, workers or half_the_cores()
+        with ThreadPoolTaskRunner(max_workers=workers or count_half_the_cores()) as runner:
+            yield runner, workers or count_half_the_cores()
 
 
-def half_the_cores() -> int:
+def count_half_the_cores() -> int:
     return max(1, (os.cpu_count() or 1) // 2)
 
 
 @contextmanager
-def _dask(workers: int, address: str | None) -> "Iterator[DaskTaskRunner]":
+def _start_dask(workers: int, address: str | None) -> "Iterator[DaskTaskRunner]":
     if find_spec("prefect_dask") is None:
         raise RuntimeError("--runner dask: prefect-dask is not installed; pip install 'makd[dask]'")
     import dask.config
@@ -68,32 +68,36 @@ def _dask(workers: int, address: str | None) -> "Iterator[DaskTaskRunner]":
         stack.enter_context(
             dask.config.set({f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in environment.items()})
         )
-        runner = DaskTaskRunner(address=address) if address else DaskTaskRunner(cluster_kwargs=_local(workers))
+        runner = (
+            DaskTaskRunner(address=address)
+            if address
+            else DaskTaskRunner(cluster_kwargs=_describe_local_cluster(workers))
+        )
         stack.enter_context(runner)
-        _check(runner, f"--address {address}" if address else "--runner dask")
+        _check_workers(runner, f"--address {address}" if address else "--runner dask")
         yield runner
 
 
-def _local(workers: int) -> dict[str, Any]:
+def _describe_local_cluster(workers: int) -> dict[str, Any]:
     """Processes on this machine; their memory says nothing about the stages, which are processes of their own."""
     place = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     return {"n_workers": workers, "threads_per_worker": 1, "memory_limit": 0, **place}
 
 
-def _check(runner: "DaskTaskRunner", asked: str) -> None:
+def _check_workers(runner: "DaskTaskRunner", asked: str) -> None:
     try:
-        found = runner.client.run(complaint, os.getcwd())
+        complaints = runner.client.run(find_worker_problem, os.getcwd())
     except OSError as error:
         raise ValueError(f"{asked}: no Dask scheduler answers there ({error})") from None
     except ImportError as error:
         raise ValueError(f"{asked}: its workers need this environment ({error})") from None
-    if not found:
+    if not complaints:
         raise ValueError(f"{asked}: this scheduler has no workers")
-    if bad := [f"worker {name} {what}" for name, what in found.items() if what]:
+    if bad := [f"worker {name} {problem}" for name, problem in complaints.items() if problem]:
         raise ValueError(f"{asked}: {'; '.join(bad)}")
 
 
-def complaint(folder: str) -> str | None:
+def find_worker_problem(folder: str) -> str | None:
     """What keeps the process that calls this from running the stages of a checkout."""
     if not Path(folder, "dvc.yaml").is_file():
         return f"does not see {folder}"

@@ -2,7 +2,7 @@
 
     batcher = Batcher(run, name, settings, telemetry)
     batcher.start()
-    logits = await batcher.logits(count, size, tokenize)
+    logits = await batcher.compute_logits(count, size, tokenize)
 
 A text is tokenized in a thread, then waits in the queue. As soon as one of the model's instances is free (or, with
 `max_wait_ms`, a little later, if the batch is not full by then), it takes the text that has waited longest and those
@@ -80,7 +80,7 @@ class Batcher:
         self._rows: list[Waiting] = []
         self._changed, self._open = threading.Condition(), True
         self._pace = 0.0
-        self.inside = 0
+        self.pending = 0
         """Texts accepted and not yet answered."""
 
     def start(self) -> None:
@@ -90,7 +90,7 @@ class Batcher:
 
     async def close(self) -> None:
         """Answers what was accepted, then stops."""
-        while self.inside:
+        while self.pending:
             await asyncio.sleep(0.02)
         with self._changed:
             self._open = False
@@ -100,7 +100,7 @@ class Batcher:
         for pool in (self._tokenizers, self._large):
             pool.shutdown(wait=False)
 
-    async def logits(self, count: int, size: int, tokenize: Callable[[], Sequence["Row"]]) -> np.ndarray:
+    async def compute_logits(self, count: int, size: int, tokenize: Callable[[], Sequence["Row"]]) -> np.ndarray:
         """Logits (count, outputs) of the texts that `tokenize` makes; it is called in a thread.
 
         Args:
@@ -110,10 +110,10 @@ class Batcher:
             QueueFull: before anything is done.
             Exception: what `tokenize` raises, or what the model raised on the batch.
         """
-        if self.inside + count > self._settings.max_queue:
-            seconds = max(1, math.ceil(self.inside * self._pace / self._settings.instances))
-            raise QueueFull(f"{self.inside} texts are waiting, and max_queue is {self._settings.max_queue}", seconds)
-        self.inside += count
+        if self.pending + count > self._settings.max_queue:
+            seconds = max(1, math.ceil(self.pending * self._pace / self._settings.instances))
+            raise QueueFull(f"{self.pending} texts are waiting, and max_queue is {self._settings.max_queue}", seconds)
+        self.pending += count
         try:
             loop = asyncio.get_running_loop()
             tokens = await loop.run_in_executor(self._large if size > LARGE else self._tokenizers, tokenize)
@@ -123,11 +123,11 @@ class Batcher:
                 self._changed.notify()
             return np.stack(await asyncio.gather(*(row.logits for row in rows)))
         finally:
-            self.inside -= count
+            self.pending -= count
 
     def _work(self) -> None:
         """One instance, in its thread: a batch after the other."""
-        while rows := self._next():
+        while rows := self._take_batch():
             start = time.perf_counter()
             try:
                 found = self._run([row.row for row in rows])
@@ -135,23 +135,25 @@ class Batcher:
                 found = error
             self._loop.call_soon_threadsafe(self._answer, rows, found, start, time.perf_counter() - start)
 
-    def _next(self) -> list[Waiting]:
+    def _take_batch(self) -> list[Waiting]:
         """Waits for a batch, and takes it out of the queue; none at the end."""
         with self._changed:
             while self._open:
-                self._rows = [row for row in self._rows if not row.logits.done()]  # who has gone needs no answer
+                self._rows = [row for row in self._rows if not row.logits.done()]  # cancelled ones need no answer
                 if not self._rows:
                     self._changed.wait()
-                elif (left := self._left()) > 0:
+                elif (left := self._remaining_wait()) > 0:
                     self._changed.wait(left)
                 else:
-                    taken = nearest([len(row) for row in self._rows], self._settings.max_tokens, self._settings.padding)
+                    taken = pick_batch(
+                        [len(row) for row in self._rows], self._settings.max_tokens, self._settings.padding
+                    )
                     rows = [self._rows[i] for i in taken]
                     self._rows = [row for i, row in enumerate(self._rows) if i not in taken]
                     return rows
         return []
 
-    def _left(self) -> float:
+    def _remaining_wait(self) -> float:
         """Seconds for which the texts that wait may wait for others: none once they fill a batch."""
         if sum(map(len, self._rows)) >= self._settings.max_tokens:
             return 0.0
@@ -161,7 +163,7 @@ class Batcher:
         """Back on the event loop."""
         failed = isinstance(found, Exception)
         if not failed:
-            self._told(rows, start, seconds)
+            self._report(rows, start, seconds)
         for i, row in enumerate(rows):
             if row.logits.done():  # its client has gone while the batch ran
                 continue
@@ -170,9 +172,9 @@ class Batcher:
             else:
                 row.logits.set_result(found[i])
 
-    def _told(self, rows: list[Waiting], start: float, seconds: float) -> None:
+    def _report(self, rows: list[Waiting], start: float, seconds: float) -> None:
         self._pace = 0.9 * self._pace + 0.1 * seconds / len(rows) if self._pace else seconds / len(rows)
-        self._telemetry.batch(
+        self._telemetry.record_batch(
             self._name,
             texts=len(rows),
             tokens=sum(map(len, rows)),
@@ -182,7 +184,7 @@ class Batcher:
         )
 
 
-def nearest(lengths: Sequence[int], most: int, padding: float) -> set[int]:
+def pick_batch(lengths: Sequence[int], most: int, padding: float) -> set[int]:
     """Of texts in the order of their arrival the first, and those nearest to it in length.
 
     Sorted by length, the batch is a window around the first text that grows on the side that needs less padding

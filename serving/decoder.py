@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from serving.exported import Feed
+
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
 
@@ -36,9 +38,9 @@ class Decoder:
         vocabulary) float32, and the cache with these tokens in it.
         """
         binding = self.session.io_binding()
-        for name, array in _read(ids, mask).items():
+        for name, array in _make_inputs(ids, mask).items():
             binding.bind_cpu_input(name, array)
-        for name, value in (past or self._empty(len(ids))).items():
+        for name, value in (past or self._empty_cache(len(ids))).items():
             binding.bind_ortvalue_input(name, value)
         names = [output.name for output in self.session.get_outputs()]
         for name in names:
@@ -47,16 +49,18 @@ class Decoder:
         found = dict(zip(names, binding.get_outputs(), strict=True))
         return found["logits"].numpy(), {name: found[name.replace(_PAST, _PRESENT)] for name in self._caches}
 
-    def feed(self, ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    def make_feed(self, ids: np.ndarray, mask: np.ndarray) -> Feed:
         """The graph's inputs at the start of a text, as arrays."""
-        return _read(ids, mask) | self._nothing(len(ids))
+        return _make_inputs(ids, mask) | self._empty_arrays(len(ids))
 
-    def _empty(self, batch: int) -> Cache:
+    def _empty_cache(self, batch: int) -> Cache:
         from onnxruntime import OrtValue
 
-        return {name: OrtValue.ortvalue_from_numpy(array, self._device) for name, array in self._nothing(batch).items()}
+        return {
+            name: OrtValue.ortvalue_from_numpy(array, self._device) for name, array in self._empty_arrays(batch).items()
+        }
 
-    def _nothing(self, batch: int) -> dict[str, np.ndarray]:
+    def _empty_arrays(self, batch: int) -> Feed:
         sizes = self._caches.items()
         return {name: np.zeros((batch, heads, 0, width), np.float32) for name, (_, heads, _, width) in sizes}
 
@@ -70,7 +74,7 @@ def pad_left(rows: Sequence[Sequence[int]], length: int = 0) -> tuple[np.ndarray
     return ids, mask
 
 
-def _read(ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+def _make_inputs(ids: np.ndarray, mask: np.ndarray) -> Feed:
     """Positions count real tokens from 0; those of padding matter to nobody."""
     positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
     return {"input_ids": ids, "attention_mask": mask, "position_ids": np.ascontiguousarray(positions)}

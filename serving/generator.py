@@ -1,4 +1,4 @@
-"""A prompt in, its continuation out: an exported decoder at work, with nothing but numpy, onnxruntime and tokenizers.
+"""A prompt in, its continuation out: an exported decoder, with nothing but numpy, onnxruntime and tokenizers.
 
     generator = Generator("outputs/export/stories", variant="int8", threads=2)
     generator.generate(["Once upon a time", "The dog"], Sampling(max_tokens=40))
@@ -13,12 +13,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from serving.decoder import Decoder, pad_left
-from serving.folder import Exported, ModelError
+from serving.exported import Exported, ModelError
 from serving.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ Prompt = str | Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What was written after a prompt."""
+class Completion:
+    """A generated continuation of a prompt."""
 
     text: str
     """Without special tokens; a character that the last token leaves unfinished is not in it."""
@@ -42,7 +42,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """What one token adds to a text."""
+    """The text that one token adds."""
 
     text: str
     """The characters that it completes; often none."""
@@ -53,34 +53,48 @@ class Piece:
 class Generator(Exported):
     """A decoder, which goes on from prompts."""
 
-    generates = True
-    beside = ("generation_config.json", "tokenizer.json")
+    kinds = ("causal_lm",)
+    required_files = ("generation_config.json", "tokenizer.json")
 
-    def _read(self) -> None:
+    def _read_files(self) -> None:
         from tokenizers import Tokenizer
 
         self.decoder = Decoder(self.session, self._provider)
         self.positions: int = self.manifest["positions"]
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-        self._ends = _ends(self.folder / "generation_config.json")
+        self._end_tokens = _read_end_tokens(self.folder / "generation_config.json")
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling | None = None) -> list[Answer]:
-        """Continues all prompts together; a row's tokens do not depend on its neighbors.
+    @classmethod
+    def text_columns(cls, manifest: dict[str, Any]) -> list[str]:
+        """Names of the texts of one example."""
+        return ["text"]
+
+    @classmethod
+    def answer_columns(cls, manifest: dict[str, Any]) -> dict[str, str]:
+        """Names and types of an answer's values, as MLflow calls them."""
+        return {"text": "string"}
+
+    def answer(self, texts: Sequence[Prompt]) -> list[dict[str, str]]:
+        """The greedy continuation of each text."""
+        return [{"text": one.text} for one in self.generate(texts)]
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling | None = None) -> list[Completion]:
+        """Continues all prompts together; a row's tokens do not depend on the other rows.
 
         Raises:
             ModelError: a prompt is empty, no prompt, or longer than the model reads; or no such stop token.
         """
         sampling, rows = sampling or Sampling(), self.encode(prompts)
-        ends = self._stops(sampling)
-        streams = [_Text(self.tokenizer, row, ends) for row in rows]
+        ends = self._collect_end_tokens(sampling)
+        streams = [_Detokenizer(self.tokenizer, row, ends) for row in rows]
         texts: list[str] = [""] * len(rows)
         ids: list[list[int]] = [[] for _ in rows]
-        for tokens in self._tokens(rows, sampling, ends):
+        for tokens in self._generate_tokens(rows, sampling, ends):
             for i, token in tokens.items():
                 texts[i] += streams[i].add(token)
                 ids[i].append(token)
         ended = ["stop" if own[-1] in ends else "length" for own in ids]
-        return [Answer(text=t, ids=i, finish=f) for t, i, f in zip(texts, ids, ended, strict=True)]
+        return [Completion(text=t, ids=i, finish=f) for t, i, f in zip(texts, ids, ended, strict=True)]
 
     def stream(self, prompt: Prompt, sampling: Sampling | None = None) -> Iterator[str]:
         """The continuation of one prompt as it is written, in pieces that never split a character.
@@ -97,20 +111,23 @@ class Generator(Exported):
             ModelError: no such stop token, before the first piece.
         """
         sampling = sampling or Sampling()
-        return self._pieces(list(prompt), sampling, self._stops(sampling))
+        return self._generate_pieces(list(prompt), sampling, self._collect_end_tokens(sampling))
 
     def warm_up(self) -> None:
-        """Reads one text of some length, so that the first request does not pay for what is only set up then."""
+        """Reads one text of some length, so that the first request does not pay for the set-up."""
         ids = np.ones((1, min(128, self.positions)), np.int64)
         self.decoder.step(ids, ids)
 
-    def _pieces(self, prompt: list[int], sampling: Sampling, ends: set[int]) -> Iterator[Piece]:
-        stream, room = _Text(self.tokenizer, prompt, ends), min(sampling.max_tokens, self.positions - len(prompt))
-        for written, tokens in enumerate(self._tokens([prompt], sampling, ends), start=1):
+    def _generate_pieces(self, prompt: list[int], sampling: Sampling, ends: set[int]) -> Iterator[Piece]:
+        stream, room = (
+            _Detokenizer(self.tokenizer, prompt, ends),
+            min(sampling.max_tokens, self.positions - len(prompt)),
+        )
+        for written, tokens in enumerate(self._generate_tokens([prompt], sampling, ends), start=1):
             finish = "stop" if tokens[0] in ends else "length" if written == room else None
             yield Piece(text=stream.add(tokens[0]), finish=finish)
 
-    def _tokens(self, rows: list[list[int]], sampling: Sampling, ends: set[int]) -> Iterator[dict[int, int]]:
+    def _generate_tokens(self, rows: list[list[int]], sampling: Sampling, ends: set[int]) -> Iterator[dict[int, int]]:
         """At each step the next token of every row that has not ended: row -> token."""
         ids, mask = pad_left(rows)
         room = [min(sampling.max_tokens, self.positions - len(row)) for row in rows]
@@ -151,14 +168,14 @@ class Generator(Exported):
                 )
         return rows
 
-    def _stops(self, sampling: Sampling) -> set[int]:
+    def _collect_end_tokens(self, sampling: Sampling) -> set[int]:
         named = {token: self.tokenizer.token_to_id(token) for token in sampling.stop}
         if unknown := [token for token, number in named.items() if number is None]:
             raise ModelError(f"stop {unknown[0]!r} is no token of this model; give one from its vocabulary")
-        return self._ends | set(named.values())
+        return self._end_tokens | set(named.values())
 
 
-class _Text:
+class _Detokenizer:
     """Tokens in, text out as soon as its characters are whole.
 
     The prompt's tokens go first, unseen: whether a word begins with a space depends on what stands before it.
@@ -176,7 +193,7 @@ class _Text:
         return "" if token in self._ends else self._stream.step(self._tokenizer, token) or ""
 
 
-def _ends(path: Path) -> set[int]:
+def _read_end_tokens(path: Path) -> set[int]:
     """The tokens that end a text: one, several, or none."""
     ends = json.loads(path.read_text(encoding="utf8")).get("eos_token_id")
     return set(ends) if isinstance(ends, list) else {ends} - {None}

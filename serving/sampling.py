@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.folder import ModelError
+from serving.exported import ModelError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The models of one server, and how one takes the place of another without dropping a request.
+"""The models of one server, and how one replaces another without dropping a request.
 
 A changed model is loaded and warmed up beside the one that answers. Then new requests go to the new one, and the old
 one is let go when it has answered what it had accepted.
@@ -9,9 +9,9 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from serving import source
-from serving.folder import ModelError
-from serving.served import Served, load
+from serving import model_source
+from serving.exported import ModelError
+from serving.served_model import ServedModel, load_model
 from serving.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -29,76 +29,76 @@ class Service:
 
     def __init__(self, settings: "Settings") -> None:
         self.settings, self.telemetry = settings, Telemetry()
-        self.student = load(settings.model, settings.name or "", settings.variant, settings, self.telemetry)
-        self.teacher = self._teacher() if settings.teacher else None
+        self.student = load_model(settings.model, settings.name or "", settings.variant, settings, self.telemetry)
+        self.teacher = self._load_teacher() if settings.teacher else None
         self.ready = False
         """False before the start and while the last requests are answered."""
         self._changed = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
 
-    def find(self, name: str) -> Served | None:
-        """The model that clients call so."""
-        return next((one for one in self.models() if one.name == name), None)
+    def find_model(self, name: str) -> ServedModel | None:
+        """The model of that name."""
+        return next((model for model in self.list_models() if model.name == name), None)
 
-    def models(self) -> list[Served]:
+    def list_models(self) -> list[ServedModel]:
         return [self.student, *([self.teacher] if self.teacher else [])]
 
     async def start(self) -> None:
-        for one in self.models():
-            one.lane.start()
-            self._show(one)
-        self._watch = asyncio.create_task(self._watching())
+        for model in self.list_models():
+            model.worker.start()
+            self._export_metrics(model)
+        self._watcher = asyncio.create_task(self._watch())
         self.ready = True
 
     async def stop(self) -> None:
         """Ends when all that was accepted is answered."""
         self.ready = False
-        self._watch.cancel()
-        await asyncio.gather(*(one.lane.close() for one in self.models()), *self._closing)
+        self._watcher.cancel()
+        await asyncio.gather(*(model.worker.close() for model in self.list_models()), *self._closing)
 
-    def look(self) -> None:
-        """Takes a changed student soon; safe in a signal handler of the event loop."""
+    def check_for_changes(self) -> None:
+        """Loads a changed student soon; safe in a signal handler of the event loop."""
         self._changed.set()
 
-    async def swap(self) -> bool:
-        """Takes the student anew if it has changed; a model that cannot be served changes nothing, and is logged."""
+    async def swap_student(self) -> bool:
+        """Loads the student anew if it has changed; a model that cannot be served changes nothing, and is logged."""
         settings, old = self.settings, self.student
         try:
-            if await asyncio.to_thread(source.version, settings.model) == old.version:
+            if await asyncio.to_thread(model_source.find_version, settings.model) == old.version:
                 return False
             new = await asyncio.to_thread(
-                load, settings.model, settings.name or old.name, settings.variant, settings, self.telemetry
+                load_model, settings.model, settings.name or old.name, settings.variant, settings, self.telemetry
             )
         except Exception as error:  # whatever is wrong with the new one, the old one answers
             self.telemetry.swaps.labels("failed").inc()
-            log.error("%s was not taken: %s", settings.model, error, exc_info=not isinstance(error, ModelError))
+            log.error("%s was not loaded: %s", settings.model, error, exc_info=not isinstance(error, ModelError))
             return False
-        new.lane.start()
+        new.worker.start()
         self.student = new
-        self.telemetry.served.remove(old.name, old.version, old.variant)
-        self._show(new)
+        self.telemetry.model_info.remove(old.name, old.version, old.variant)
+        self._export_metrics(new)
         self.telemetry.swaps.labels("done").inc()
-        log.info("%s: version %s takes the place of %s", new.name, new.version, old.version)
-        closing = asyncio.create_task(old.lane.close())
+        log.info("%s: version %s replaces %s", new.name, new.version, old.version)
+        closing = asyncio.create_task(old.worker.close())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         return True
 
-    async def _watching(self) -> None:
-        """Looks whenever it is told to, and every `poll_seconds`."""
+    async def _watch(self) -> None:
+        """Checks when `check_for_changes` was called, and every `poll_seconds`."""
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), self.settings.poll_seconds or None)
             self._changed.clear()
-            await self.swap()
+            await self.swap_student()
 
-    def _teacher(self) -> Served:
+    def _load_teacher(self) -> ServedModel:
         name = f"{self.student.name}-teacher"
-        teacher = load(self.settings.teacher, name, "fp32", self.settings, self.telemetry)
-        if type(teacher.lane) is not type(self.student.lane):
+        teacher = load_model(self.settings.teacher, name, "fp32", self.settings, self.telemetry)
+        if type(teacher.worker) is not type(self.student.worker):
             raise ModelError(f"teacher {self.settings.teacher} is a model of another kind; give the student's own")
         return teacher
 
-    def _show(self, one: Served) -> None:
-        self.telemetry.served.labels(one.name, one.version, one.variant).set(1)
-        self.telemetry.inside.labels(one.name).set_function(lambda: one.lane.inside)
+    def _export_metrics(self, model: ServedModel) -> None:
+        self.telemetry.model_info.labels(model.name, model.version, model.variant).set(1)
+        self.telemetry.pending.labels(model.name).set_function(lambda: model.worker.pending)

@@ -1,4 +1,4 @@
-"""What the service can be told, on the command line (`--max-queue 9`) or in the environment (`MAKD_MAX_QUEUE=9`)."""
+"""The service's settings, on the command line (`--max-queue 9`) or in the environment (`MAKD_MAX_QUEUE=9`)."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
-from serving.folder import ModelError, Provider
+from serving.exported import ModelError, Provider
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     max_queue: Count = 512
     """Texts accepted and not yet answered; further ones are refused with 429 and Retry-After."""
     max_generations: Count = 16
-    """Texts that a language model writes at the same time; further ones are refused likewise."""
+    """Texts that a language model generates at the same time; further ones are refused likewise."""
     max_texts: Count = 256
     """Most texts of one request."""
     max_bytes: Count = 2_000_000
@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     """How often to look for a new champion (or a changed folder); 0: only on SIGHUP."""
 
     @model_validator(mode="after")
-    def _fit(self) -> Self:
+    def _check(self) -> Self:
         if not self.model:
             raise ValueError("no model is named; give a folder that `export` wrote, or models:/name@champion")
         if self.max_texts > self.max_queue:
@@ -87,7 +87,7 @@ class Settings(BaseSettings):
             raise ValueError("api_key and api_key_file are both set; give one")
         return self
 
-    def key(self) -> bytes | None:
+    def read_key(self) -> bytes | None:
         """The API key.
 
         Raises:
@@ -104,10 +104,10 @@ class Settings(BaseSettings):
         return text.strip().encode()
 
 
-def sentence(error: ValidationError) -> str:
+def format_errors(error: ValidationError) -> str:
     """What is wrong with the settings, for people."""
-    said = []
+    sentences = []
     for found in error.errors():
         place, message = ".".join(map(str, found["loc"])), found["msg"].removeprefix("Value error, ")
-        said.append(f"{place} {found['input']!r}: {message}" if place else message)
-    return "; ".join(said)
+        sentences.append(f"{place} {found['input']!r}: {message}" if place else message)
+    return "; ".join(sentences)

@@ -1,4 +1,4 @@
-"""What the service says of itself: Prometheus metrics, latencies of the last minutes, a log in JSON without texts."""
+"""The service's telemetry: Prometheus metrics, latencies of the last minutes, a log in JSON without texts."""
 
 import json
 import logging
@@ -41,14 +41,16 @@ class Telemetry:
         self._runs = Histogram("makd_batch_seconds", "A batch's run", by_model, buckets=SECONDS, registry=own)
         self._texts = Histogram("makd_batch_texts", "Texts of a batch", by_model, buckets=SIZES, registry=own)
         self._tokens = Counter("makd_tokens", "Tokens run, real ones and padding", [*by_model, "kind"], registry=own)
-        self.inside = Gauge("makd_inside", "Texts accepted and not yet answered", by_model, registry=own)
-        self.served = Gauge(
-            "makd_served", "1 for the version that answers", [*by_model, "version", "variant"], registry=own
+        self.pending = Gauge("makd_pending_texts", "Texts accepted and not yet answered", by_model, registry=own)
+        self.model_info = Gauge(
+            "makd_model_info", "1 for the version that answers", [*by_model, "version", "variant"], registry=own
         )
-        self.swaps = Counter("makd_swaps", "Attempts to take a changed model", ["result"], registry=own)
-        self.recent = Recent()
+        self.swaps = Counter("makd_model_swaps", "Attempts to load a changed model", ["result"], registry=own)
+        self.recent = RecentLatencies()
 
-    def batch(self, model: str, *, texts: int, tokens: int, padded: int, waited: list[float], seconds: float) -> None:
+    def record_batch(
+        self, model: str, *, texts: int, tokens: int, padded: int, waited: list[float], seconds: float
+    ) -> None:
         """One batch was run; times in seconds."""
         self._texts.labels(model).observe(texts)
         self._runs.labels(model).observe(seconds)
@@ -57,14 +59,14 @@ class Telemetry:
         for wait in waited:
             self._waits.labels(model).observe(wait)
 
-    def request(self, route: str, status: int, seconds: float) -> None:
+    def record_request(self, route: str, status: int, seconds: float) -> None:
         """One request was answered; a route's name has the form of `/v2/models/{name}`."""
         self._requests.labels(route, status).inc()
         self._seconds.labels(route).observe(seconds)
 
 
 @dataclass
-class Slot:
+class LatencySlot:
     """A few seconds' requests."""
 
     number: int
@@ -80,7 +82,7 @@ class Slot:
         elif (place := random.randrange(self.requests)) < KEPT:
             self.milliseconds[place] = 1000 * seconds
 
-    def point(self) -> dict[str, float]:
+    def summarize(self) -> dict[str, float]:
         p50, p99 = np.percentile(self.milliseconds, [50, 99])
         return {
             "time": self.number * SLOT,
@@ -91,26 +93,26 @@ class Slot:
         }
 
 
-class Recent:
+class RecentLatencies:
     """Latencies of the last minutes."""
 
     def __init__(self) -> None:
-        self._slots: deque[Slot] = deque(maxlen=SLOTS)
+        self._slots: deque[LatencySlot] = deque(maxlen=SLOTS)
 
     def add(self, status: int, seconds: float) -> None:
         """An answered request for an inference."""
         number = int(time.time() // SLOT)
         if not self._slots or self._slots[-1].number != number:
-            self._slots.append(Slot(number))
+            self._slots.append(LatencySlot(number))
         self._slots[-1].add(status, seconds)
 
-    def points(self) -> list[dict[str, float]]:
+    def summarize(self) -> list[dict[str, float]]:
         """Requests, errors and latency percentiles per slot, oldest first; slots without requests are left out."""
         first = time.time() // SLOT - SLOTS
-        return [slot.point() for slot in self._slots if slot.number > first]
+        return [slot.summarize() for slot in self._slots if slot.number > first]
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """A log record as a line of JSON; `extra={"fields": {...}}` adds to it."""
 
     def format(self, record: logging.LogRecord) -> str:

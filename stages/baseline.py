@@ -1,7 +1,7 @@
-"""The teacher in; a rival student of the same size, made another way, scored.
+"""The teacher in; a baseline out: a student of the same size, made another way, scored.
 
 A recipe says what it changes in the blocks `factorize` and `distill` (`recipes` writes them out in full); everything
-else is as in the main chain, so that rivals differ in what is being compared and in nothing else.
+else is as in the main chain, so that baselines differ in what is compared and in nothing else.
 
     python -m stages.baseline --task sst2 --recipe lowrank_kd --seed 42
 """
@@ -9,70 +9,72 @@ else is as in the main chain, so that rivals differ in what is being compared an
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from stages.command import OUTPUTS, command
 from stages.distill import distill
-from stages.evaluate import measure
+from stages.evaluate import evaluate_model
 from stages.factorize import factorize
 from stages.recipes import read_recipe
 from stages.settings import Baseline, Distill, Evaluate, Factorize
-
-if TYPE_CHECKING:
-    from stages.tracking import Run
+from stages.workspace import Workspace
 
 
-def baseline(
+def make_baseline(
     student: Factorize,
     training: Distill | None,
     scoring: Evaluate,
+    work: Workspace,
     *,
     data: Path,
     teacher: Path,
-    output: Path,
-    state: Path,
-    seed: int,
-    run: "Run",
-) -> dict:
-    """Writes `model/`, `metrics.json`, `predictions.csv`, `history.csv` and what else the steps it is made of write.
+    title: str = "baseline",
+) -> dict[str, Any]:
+    """Writes `model/`, `metrics.json`, `predictions.csv`, `history.csv` and the files of the steps it is made of.
 
     Returns the metrics. An untrained student's history is empty.
     """
     from stages.tasks.predictions import write_predictions
-    from stages.tasks.splits import read_task
 
+    output = work.output
     (output / "history.csv").write_text("step,epoch,loss\n")
-    factorize(student, data=data, teacher=teacher, output=output, seed=seed, run=run)
+    factorize(student, work, data=data, teacher=teacher)
     seconds = 0.0
     if training:
-        start = output / "start"
-        (output / "model").rename(start)
-        trained = distill(
-            training, data=data, teacher=teacher, student=start, output=output, state=state, seed=seed, run=run
-        )
+        untrained = output / "untrained"
+        (output / "model").rename(untrained)
+        trained = distill(training, work, data=data, teacher=teacher, student=untrained, title=title)
         seconds = trained["seconds"]
-        shutil.rmtree(start)
-    known = {"data": data, "seed": seed}
-    theirs = measure(scoring, model=teacher, title="baseline: teacher", **known)
-    found = measure(scoring, model=output / "model", teacher=theirs, title="baseline: student", **known)
-    write_predictions(output / "predictions.csv", found.said, found.labels, read_task(data).kind)
-    metrics = {"student": found.row, "seconds": seconds}
+        shutil.rmtree(untrained)
+    known = {"data": data, "seed": work.seed}
+    reference = evaluate_model(scoring, model=teacher, title=f"{title}: teacher", **known)
+    evaluated = evaluate_model(scoring, model=output / "model", teacher=reference, title=f"{title}: student", **known)
+    write_predictions(output / "predictions.csv", evaluated.predictions, evaluated.columns)
+    metrics = {"student": evaluated.row, "seconds": seconds}
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    run.metrics({k: v for k, v in metrics["student"].items() if isinstance(v, int | float)} | {"seconds": seconds})
+    numbers = {k: v for k, v in evaluated.row.items() if isinstance(v, int | float)}
+    work.run.log_metrics(numbers | {"seconds": seconds})
     return metrics
 
 
+def report(name: str, metrics: dict[str, Any]) -> str:
+    """One line for the terminal."""
+    row = metrics["student"]
+    low, high = row["interval"]
+    kept = f"score {row['score']:.2f} [{low:.2f}, {high:.2f}], retention {row['retention']:.1f} %"
+    return f"{name}: {kept}, trained for {metrics['seconds']:.0f} s"
+
+
 if __name__ == "__main__":
-    with command(Baseline, __doc__, "task", "recipe", "seed") as job:
+    with command("baseline", Baseline, __doc__, "task", "recipe", "seed") as job:
         student, training = read_recipe(OUTPUTS / "recipes" / "settings" / f"{job.recipe}.yaml")
-        baseline(
+        made = make_baseline(
             student,
             training,
             job.params.evaluate,
-            data=job.of("prepare", "data"),
-            teacher=job.of("finetune", "model"),
-            output=job.output,
-            state=job.state,
-            seed=job.params.seed,
-            run=job.run,
+            job.work,
+            data=job.find_output("prepare", "data"),
+            teacher=job.find_output("finetune", "model"),
+            title=f"baseline {job.name} {job.recipe}",
         )
+        print(report(f"{job.name} {job.recipe} {job.params.seed}", made))

@@ -1,15 +1,14 @@
 """How every verb starts and ends on the command line: `--help`, settings checked, outputs whole or absent, run tracked.
 
     if __name__ == "__main__":
-        with command(Distill, __doc__, "task") as job:
-            distill(job.params.distill, job.task, ..., job.output, job.run)
+        with command("distill", Distill, __doc__, "task") as job:
+            distill(job.params.distill, job.work, data=job.find_output("prepare", "data"), ...)
 
 Outputs are written to a hidden folder beside their place and moved there when the verb has returned: a stage that
 is killed leaves nothing that a later stage would trust.
 """
 
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,13 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages import tracking
-from stages.corpora.corpus import Corpus
-from stages.settings import BadInput, Params, describe, load
-from stages.tasks import Task
+from stages.errors import BadInput
+from stages.logs import configure_logs
+from stages.schema.block import Block
+from stages.schema.corpus import Corpus
+from stages.schema.task import Row
+from stages.settings import Params, read_params
+from stages.settings.help import format_help
+from stages.tracking import Run, track_run
 from stages.tracking.context import is_main
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported: it would report to its maker
+from stages.workspace import Workspace
 
 OUTPUTS = Path("outputs")
 STATE = Path(".makd")
@@ -43,23 +45,27 @@ class Job:
     """`<verb>/<task or corpus>/<recipe>/<seed>`, as far as the verb has these axes."""
     output: Path
     """Where to write; moved to `outputs/<place>` at the end."""
-    run: tracking.Run
+    run: Run
 
     @property
-    def task(self) -> Task:
-        return self.params.task(self.name)
+    def task(self) -> Row:
+        return self.params.get_task(self.name)
 
     @property
     def corpus(self) -> Corpus:
-        return self.params.corpus(self.name)
+        return self.params.get_corpus(self.name)
 
     @property
-    def state(self) -> Path:
-        """Where this job may keep what it needs to resume after a kill."""
-        return STATE / "state" / self.place
+    def work(self) -> Workspace:
+        """Where to write, and the state to resume from after a kill."""
+        return Workspace(output=self.output, state=STATE / "state" / self.place, seed=self.params.seed, run=self.run)
 
-    def of(self, verb: str, *parts: str) -> Path:
-        """Where another verb put what it made of this task or corpus."""
+    def find_output(self, verb: str, *parts: str) -> Path:
+        """What another verb made of this task or corpus.
+
+        Raises:
+            BadInput: it has not run.
+        """
         path = OUTPUTS / Path(verb, self.name, *parts)
         if not path.exists():
             maker = "export" if verb == "teacher" else verb  # export writes the teacher's graph too
@@ -69,32 +75,35 @@ class Job:
 
 
 @contextmanager
-def command(block: type, doc: str, *axes: str, verb: str = "") -> Iterator[Job]:
+def command(verb: str, block: type[Block], doc: str, *axes: str) -> Iterator[Job]:
     """Parses the command line, checks all of params.yaml, opens the tracked run and moves the outputs into place.
 
     Args:
-        block: the verb's settings class, printed by `--help`; its lower-case name is the verb unless `verb` says other.
+        block: the verb's settings, printed by `--help`.
         axes: `task` or `corpus`, `recipe`, `seed`, or the first of them: what the command line must name. A seed given
             there takes the place of that in params.yaml.
     """
-    verb = verb or block.__name__.lower()
-    arguments = _parse(verb, block, doc, axes)
+    arguments = _parse_arguments(verb, block, doc, axes)
+    configure_logs()
     try:
-        params = _with_seed(load(), getattr(arguments, "seed", None))
+        params = _set_seed(read_params(), getattr(arguments, "seed", None))
         task, corpus, recipe, seed = (getattr(arguments, axis, "") for axis in ("task", "corpus", "recipe", "seed"))
         if task:
-            params.task(task)
+            params.get_task(task)
         if corpus:
-            params.corpus(corpus)
+            params.get_corpus(corpus)
         if recipe and recipe not in params.recipes:
             raise BadInput(f"--recipe {recipe}: the recipes are {', '.join(params.recipes)}")
         name = task or corpus
         place = Path(verb, name, recipe, seed)
-        with staged(OUTPUTS / place) as output, tracking.run(verb, task, recipe, params, seed, corpus) as run:
+        with (
+            write_atomically(OUTPUTS / place) as output,
+            track_run(verb, params, task=task, corpus=corpus, recipe=recipe, seed=seed) as run,
+        ):
             yield Job(verb=verb, params=params, name=name, recipe=recipe, place=place, output=output, run=run)
             for path in sorted(output.iterdir()):
                 if path.is_file():
-                    run.artifact(path)
+                    run.log_artifact(path)
         if is_main():
             shutil.rmtree(STATE / "state" / place, ignore_errors=True)
     except BadInput as error:
@@ -102,7 +111,7 @@ def command(block: type, doc: str, *axes: str, verb: str = "") -> Iterator[Job]:
 
 
 @contextmanager
-def staged(final: Path) -> Iterator[Path]:
+def write_atomically(final: Path) -> Iterator[Path]:
     """A folder to write into, whose entries are moved to `final` when all went well."""
     partial = final.parent / f".{final.name}.partial"
     if is_main():
@@ -125,7 +134,7 @@ def staged(final: Path) -> Iterator[Path]:
     partial.rmdir()
 
 
-def _with_seed(params: Params, seed: str | None) -> Params:
+def _set_seed(params: Params, seed: str | None) -> Params:
     """The settings of one seed of several.
 
     Raises:
@@ -138,12 +147,11 @@ def _with_seed(params: Params, seed: str | None) -> Params:
     return params.model_copy(update={"seed": int(seed)})
 
 
-def _parse(verb: str, block: type, doc: str, axes: tuple[str, ...]) -> argparse.Namespace:
-    module = "serving.benchmark" if verb == "benchmark" else f"stages.{verb}"
+def _parse_arguments(verb: str, block: type[Block], doc: str, axes: tuple[str, ...]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {module}",
+        prog=f"python -m stages.{verb}",
         description=doc,
-        epilog=f"settings: the block `{verb}` of params.yaml\n\n{describe(block)}",
+        epilog=format_help(verb, block),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for axis in axes:

@@ -1,86 +1,101 @@
 """Teacher and student in; the recovered student out (MaKD, or any other sum of objectives).
 
-Student and teacher read the same batches; the student learns to say what the teacher says (prediction), to look
-where it looks and pass on what it passes on (layer level), and to compute what its matrices compute (matrix level).
+Knowledge distillation: student and teacher read the same batches; the student learns the teacher's output
+distribution (prediction level), its attention and hidden states (layer level), and the outputs of its matrices (matrix
+level).
 
     python -m stages.distill --task sst2
     accelerate launch -m stages.distill --task sst2        # several GPUs or machines
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.command import command
-from stages.settings import BadInput, Distill
+from stages.settings import Distill
+from stages.workspace import Workspace
 
 if TYPE_CHECKING:
-    from stages.tracking import Run
+    from transformers import PreTrainedTokenizerBase
 
 
 def distill(
-    settings: Distill, *, data: Path, teacher: Path, student: Path, output: Path, state: Path, seed: int, run: "Run"
+    settings: Distill, work: Workspace, *, data: Path, teacher: Path, student: Path, title: str = "distill"
 ) -> dict[str, float]:
     """Writes `model/`, `history.csv`, `terms.png` and `metrics.json`; returns the metrics (points, seconds).
 
     Raises:
         BadInput: an objective cannot compare these models, such as one that names a layer they do not have; language
-            models have different vocabularies; augmented text is wanted that is not there; a student is to write that
-            cannot.
+            models have different vocabularies; augmented text is wanted that is not there; a student is to generate
+            that cannot.
     """
     import torch
     from transformers import AutoTokenizer, set_seed
 
-    from stages.distillation import causal_lm
-    from stages.distillation.trainer import DistillationTrainer
-    from stages.models.base import load
-    from stages.models.vocabulary import require_same
+    from stages.kinds import get_kind
+    from stages.models.loading import load_checkpoint, set_dropout
+    from stages.tasks.augmented import read_training_split
     from stages.tasks.splits import read_split, read_task
-    from stages.tasks.unlabeled import training_split
-    from stages.training import fingerprint, scored_by, train, with_dropout
+    from stages.training.fingerprint import fingerprint_inputs
+    from stages.training.train import TrainingJob, train
 
     task, tokenizer = read_task(data), AutoTokenizer.from_pretrained(data / "tokenizer")
-    causal = task.kind == "causal_lm"
-    if settings.on_policy and not causal:
-        raise BadInput(f"distill.on_policy is for causal_lm tasks, and this one is a {task.kind}; set it to null")
-    cure = "make all of them from one base.model: run prepare, finetune and factorize again"
-    for name, folder in (("teacher", teacher), ("student", student)):
-        require_same(str(folder), tokenizer, model=f"the {name}", other="and the prepared text", cure=cure)
-    set_seed(seed)
-    model = with_dropout(load(student, dtype=torch.float32), settings.dropout)
-    trainer, metrics = train(
-        causal_lm.CausalLMTrainer if causal else DistillationTrainer,
-        model,
-        settings,
-        goal=(causal_lm.goal if causal else scored_by)(task, settings),
-        train=training_split(data, settings.augmented, teacher, tokenizer, 2 * settings.batch_size),
+    kind = get_kind(task)
+    make_trainer = kind.get_distillation_trainer(task, settings)
+    _require_one_vocabulary(tokenizer, teacher=teacher, student=student)
+    set_seed(work.seed)
+    model = set_dropout(load_checkpoint(student, dtype=torch.float32), settings.dropout)
+    job = TrainingJob(
+        title=title,
+        settings=settings,
+        train=read_training_split(
+            data, settings.augmented, kind.label_by_teacher, teacher, tokenizer, 2 * settings.batch_size
+        ),
         validation=read_split(data, "validation"),
         tokenizer=tokenizer,
-        state=state,
-        key=fingerprint(settings.model_dump(), seed, data, teacher, student),
-        seed=seed,
-        run=run,
-        history=output / "history.csv",
-        teacher=load(teacher),
-        distill=settings,
-        offline=settings.offline and _file(settings, data, teacher, state),
-        grouped=settings.group_by_length,
+        validated=kind.validate_distillation(task, settings),
+        fingerprint=fingerprint_inputs(settings.model_dump(), work.seed, data, teacher, student),
+        work=work,
     )
-    trainer.save_student(output / "model")
+    trainer, metrics = train(
+        job,
+        model,
+        partial(
+            make_trainer,
+            teacher=load_checkpoint(teacher),
+            distill=settings,
+            cache_path=_name_logit_cache(settings, data, teacher, work.state),
+            group_by_length=settings.group_by_length,
+        ),
+    )
+    trainer.save_student(work.output / "model")
     if trainer.is_world_process_zero():
-        (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        _plot(output / "history.csv", output / "terms.png")
+        (work.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        _plot_terms(job.history, work.output / "terms.png")
     return metrics
 
 
-def _file(settings: Distill, data: Path, teacher: Path, state: Path) -> Path:
-    """Where an offline teacher is kept, for any training on this data that resumes or begins again."""
-    from stages.training import fingerprint
+def _require_one_vocabulary(tokenizer: "PreTrainedTokenizerBase", **models: Path) -> None:
+    from stages.models.vocabulary import require_same_vocabulary
 
-    return state / f"teacher-{fingerprint(settings.offline.model_dump(), settings.augmented, data, teacher)}.npy"
+    cure = "make all of them from one base.model: run prepare, finetune and factorize again"
+    for name, folder in models.items():
+        require_same_vocabulary(str(folder), tokenizer, model=f"the {name}", other="and the prepared text", cure=cure)
 
 
-def _plot(history: Path, path: Path) -> None:
+def _name_logit_cache(settings: Distill, data: Path, teacher: Path, state: Path) -> Path | None:
+    """File of the teacher's logits, for any training on this data that resumes or begins again."""
+    from stages.training.fingerprint import fingerprint_inputs
+
+    if settings.offline is None:
+        return None
+    key = fingerprint_inputs(settings.offline.model_dump(), settings.augmented, data, teacher)
+    return state / f"teacher-{key}.npy"
+
+
+def _plot_terms(history: Path, path: Path) -> None:
     """Every term of the loss over the steps, and the validation scores."""
     import pandas as pd
     from matplotlib.figure import Figure
@@ -99,15 +114,20 @@ def _plot(history: Path, path: Path) -> None:
     figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
+def report(name: str, metrics: dict[str, float]) -> str:
+    """One line for the terminal."""
+    metric, score = next(iter(metrics.items()))
+    return f"{name}: student, {metric} {score:.2f}, trained for {metrics['seconds']:.0f} s"
+
+
 if __name__ == "__main__":
-    with command(Distill, __doc__, "task") as job:
-        distill(
+    with command("distill", Distill, __doc__, "task") as job:
+        distilled = distill(
             job.params.distill,
-            data=job.of("prepare", "data"),
-            teacher=job.of("finetune", "model"),
-            student=job.of("factorize", "model"),
-            output=job.output,
-            state=job.state,
-            seed=job.params.seed,
-            run=job.run,
+            job.work,
+            data=job.find_output("prepare", "data"),
+            teacher=job.find_output("finetune", "model"),
+            student=job.find_output("factorize", "model"),
+            title=f"distill {job.name}",
         )
+        print(report(job.name, distilled))

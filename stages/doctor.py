@@ -40,21 +40,21 @@ class Finding:
     remedy: str = ""
 
 
-def examine() -> Iterator[tuple[str, Finding]]:
+def run_checks() -> Iterator[tuple[str, Finding]]:
     """Every check's name and finding; a check that dies is a finding too."""
     checks: dict[str, Callable[[], Finding]] = {
-        "python": python,
-        "versions": versions,
-        "onnxruntime builds": onnxruntime_builds,
-        "onnxruntime device": onnxruntime_device,
-        "torch device": torch_device,
-        "params.yaml": settings,
-        "base model": base_model,
-        "git and dvc": repository,
-        "disk": disk,
-        f"{STATE} writable": writable,
-        "mlflow": tracking,
-        "processors": processors,
+        "python": check_python,
+        "versions": check_versions,
+        "onnxruntime builds": check_onnxruntime_builds,
+        "onnxruntime device": check_onnxruntime_device,
+        "torch device": check_torch_device,
+        "params.yaml": check_settings,
+        "base model": check_base_model,
+        "git and dvc": check_repository,
+        "disk": check_disk,
+        f"{STATE} writable": check_writable,
+        "mlflow": check_tracking,
+        "processors": check_processors,
     }
     for name, check in checks.items():
         try:
@@ -63,7 +63,7 @@ def examine() -> Iterator[tuple[str, Finding]]:
             yield name, Finding("FAIL", f"{type(error).__name__}: {error}", "rm -rf .venv && make install")
 
 
-def python() -> Finding:
+def check_python() -> Finding:
     """The interpreter's version."""
     version = ".".join(map(str, sys.version_info[:3]))
     if (3, 11) <= sys.version_info[:2] < (3, 14):
@@ -71,31 +71,31 @@ def python() -> Finding:
     return Finding("FAIL", version, "rm -rf .venv && make install PYTHON=python3.12 (3.11 to 3.13)")
 
 
-def versions(project: Path = Path("pyproject.toml")) -> Finding:
+def check_versions(project: Path = Path("pyproject.toml")) -> Finding:
     """Every dependency that pyproject.toml names, against the version that is installed."""
-    wrong, needs = [], list(requirements(project))
+    wrong, needs = [], list(list_requirements(project))
     for need in needs:
-        have = installed(need.name)
+        have = find_version(need.name)
         if have is None or not need.specifier.contains(have, prereleases=True):
             why = f" ({WHY[need.name]})" if need.name in WHY else ""
             wrong.append(f"{need.name} {have or 'missing'}, needs {need.specifier}{why}")
     if wrong:
         return Finding("FAIL", "; ".join(wrong), "touch pyproject.toml && make install")
-    shown = (f"{name} {installed(name)}" for name in ("torch", "transformers", "dvc", "mlflow", "prefect"))
+    shown = (f"{name} {find_version(name)}" for name in ("torch", "transformers", "dvc", "mlflow", "prefect"))
     return Finding("ok", f"all {len(needs)} within their pins: {', '.join(shown)}")
 
 
-def requirements(project: Path) -> Iterator["Requirement"]:
+def list_requirements(project: Path) -> Iterator["Requirement"]:
     """The project's dependencies, and of the ONNX Runtime builds those that are installed."""
     from packaging.requirements import Requirement
 
     table = tomllib.loads(project.read_text(encoding="utf8"))["project"]
     yield from map(Requirement, table["dependencies"])
     for lines in table.get("optional-dependencies", {}).values():
-        yield from (n for n in map(Requirement, lines) if n.name in BUILDS and installed(n.name))
+        yield from (n for n in map(Requirement, lines) if n.name in BUILDS and find_version(n.name))
 
 
-def installed(name: str) -> str | None:
+def find_version(name: str) -> str | None:
     """The version of a distribution, None where there is none."""
     try:
         return importlib.metadata.version(name)
@@ -103,10 +103,10 @@ def installed(name: str) -> str | None:
         return None
 
 
-def onnxruntime_builds() -> Finding:
+def check_onnxruntime_builds() -> Finding:
     """The CPU and the GPU build share one folder: with both, the last one wins and neither is whole."""
-    have = {build: version for build in BUILDS if (version := installed(build))}
-    wanted = BUILDS[driver()]
+    have = {build: version for build in BUILDS if (version := find_version(build))}
+    wanted = BUILDS[has_nvidia_driver()]
     if len(have) == 1:
         return Finding("ok", " ".join(*have.items()))
     if not have:
@@ -118,7 +118,7 @@ def onnxruntime_builds() -> Finding:
     return Finding("FAIL", "both builds, which overwrite each other", repair)
 
 
-def driver() -> bool:
+def has_nvidia_driver() -> bool:
     """Does an NVIDIA driver answer?"""
     try:
         return subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=20).returncode == 0
@@ -126,20 +126,20 @@ def driver() -> bool:
         return False
 
 
-def onnxruntime_device() -> Finding:
+def check_onnxruntime_device() -> Finding:
     """A real session: available providers prove nothing, and it falls back to the CPU without a word."""
-    if not driver():
-        return Finding("ok", f"{session_provider('CPUExecutionProvider')}; no NVIDIA driver")
-    if not installed("onnxruntime-gpu"):
+    if not has_nvidia_driver():
+        return Finding("ok", f"{find_session_provider('CPUExecutionProvider')}; no NVIDIA driver")
+    if not find_version("onnxruntime-gpu"):
         return Finding("warn", "CPU build beside an NVIDIA driver", "rm -rf .venv && make install DEVICE=gpu")
-    got = session_provider("CUDAExecutionProvider")
+    got = find_session_provider("CUDAExecutionProvider")
     if got == "CUDAExecutionProvider":
         return Finding("ok", got)
     remedy = "python -m pip install 'onnxruntime-gpu[cuda,cudnn]' (CUDA 13, cuDNN 9; the driver must support it)"
     return Finding("FAIL", f"a CUDA session silently fell back to {got}", remedy)
 
 
-def session_provider(wanted: str) -> str:
+def find_session_provider(wanted: str) -> str:
     """What ONNX Runtime really runs on when it is asked for a provider."""
     import onnxruntime
     from onnx import TensorProto, helper
@@ -154,42 +154,44 @@ def session_provider(wanted: str) -> str:
     return session.get_providers()[0]
 
 
-def torch_device() -> Finding:
+def check_torch_device() -> Finding:
     """Training needs torch's own CUDA build, apart from ONNX Runtime's."""
     import torch
 
     if torch.cuda.is_available():
         return Finding("ok", f"torch {torch.__version__} on {torch.cuda.get_device_name()}")
-    if not driver():
+    if not has_nvidia_driver():
         return Finding("ok", f"torch {torch.__version__} on the CPU; no NVIDIA driver")
     remedy = "rm -rf .venv && make install DEVICE=gpu (a torch with CUDA, which the driver must support)"
     return Finding("FAIL", f"torch {torch.__version__} does not see the GPU", remedy)
 
 
-def settings() -> Finding:
+def check_settings() -> Finding:
     """params.yaml as a stage would read it."""
-    from stages.settings import BadInput, load
+    from stages.errors import BadInput
+    from stages.settings import read_params
 
     try:
-        return Finding("ok", f"tasks {', '.join(load().tasks)}")
+        return Finding("ok", f"tasks {', '.join(read_params().tasks)}")
     except BadInput as error:
         return Finding("FAIL", "refused", str(error))
 
 
-def base_model() -> Finding:
+def check_base_model() -> Finding:
     """The base model of params.yaml: there, and the embedded one byte for byte the pinned one."""
-    from stages.models.base import locate
-    from stages.settings import BadInput, load
+    from stages.errors import BadInput
+    from stages.models.pretrained import locate_model
+    from stages.settings import read_params
 
     try:
-        base = load().base
-        locate(base)
+        base = read_params().base
+        locate_model(base)
     except BadInput as error:
         return Finding("FAIL", "refused", str(error))
     return Finding("ok", f"{base.model}{', sha256 as pinned' if base.model == 'minilm' else ''}")
 
 
-def repository() -> Finding:
+def check_repository() -> Finding:
     """DVC needs git with a commit, for experiments and for diffs."""
     if not Path(".dvc").is_dir():
         return Finding("FAIL", "no .dvc folder here", "run in the project's folder, or `dvc init`")
@@ -199,14 +201,14 @@ def repository() -> Finding:
     return Finding("ok", f"commit {commit.stdout.strip()}")
 
 
-def disk(needed: float = 5.0) -> Finding:
+def check_disk(needed: float = 5.0) -> Finding:
     """Room for models, checkpoints and DVC's cache, in GB."""
     free = shutil.disk_usage(".").free / 1e9
     verdict = "ok" if free >= needed else "warn" if free >= 1 else "FAIL"
     return Finding(verdict, f"{free:.0f} GB free", "" if free >= needed else f"free some: {needed:g} GB are safe")
 
 
-def writable() -> Finding:
+def check_writable() -> Finding:
     """Where state that outlives a stage is kept."""
     try:
         STATE.mkdir(exist_ok=True)
@@ -217,7 +219,7 @@ def writable() -> Finding:
     return Finding("ok", str(STATE.resolve()))
 
 
-def tracking() -> Finding:
+def check_tracking() -> Finding:
     """The MLflow server, where one is named; a stage runs without it, and its figures are sent later."""
     from urllib.request import urlopen
 
@@ -232,7 +234,7 @@ def tracking() -> Finding:
         return Finding("warn", f"{uri} does not answer: {error}", remedy)
 
 
-def processors() -> Finding:
+def check_processors() -> Finding:
     """Cores this process may use, threads it will use, and how busy the machine is."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS", "as many")
@@ -247,13 +249,13 @@ def main() -> int:
     """Prints the table; 1 when something fails."""
     from tabulate import tabulate
 
-    findings = list(examine())
-    rows = [(found.verdict, name, found.what) for name, found in findings]
-    print(tabulate(rows, headers=("", "check", "found"), tablefmt="simple", maxcolwidths=[None, None, 90]))
-    for name, found in findings:
-        if found.remedy:
-            print(f"\n{found.verdict} {name}: {found.remedy}")
-    return int(any(found.verdict == "FAIL" for _, found in findings))
+    findings = list(run_checks())
+    rows = [(finding.verdict, name, finding.what) for name, finding in findings]
+    print(tabulate(rows, headers=("", "check", "finding"), tablefmt="simple", maxcolwidths=[None, None, 90]))
+    for name, finding in findings:
+        if finding.remedy:
+            print(f"\n{finding.verdict} {name}: {finding.remedy}")
+    return int(any(finding.verdict == "FAIL" for _, finding in findings))
 
 
 if __name__ == "__main__":

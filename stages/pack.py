@@ -21,86 +21,48 @@ A corpus of your own is a few lines of params.yaml:
           source: roneneldan/TinyStories
           text: text                  # the column
 
-Training text is masked anew in every epoch; validation text once, here, so that all models make the same guesses.
+Training text is masked anew in every epoch; validation text once, here, so that all models predict the same tokens.
 """
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stages.command import command
-from stages.corpora.corpus import Corpus
-from stages.corpora.documents import documents
-from stages.models.base import load_tokenizer, require_length
-from stages.settings import BadInput, Base, Pack
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from stages.tracking import Run
-
-MODEL = "pretrain.base.model"
-FROZEN_MASKS = 1
-"""Stream of random numbers, beside training's 0 and what is held out."""
+from stages.schema.corpus import Corpus
+from stages.settings import Base, Pack
+from stages.workspace import Workspace
 
 
-def pack(
-    *, name: str, corpus: Corpus, base: Base, settings: Pack, seed: int, output: Path, run: "Run"
-) -> dict[str, Any]:
-    """Freezes a corpus's blocks in `output` and returns their statistics.
+def pack(settings: Pack, work: Workspace, *, name: str, corpus: Corpus, base: Base) -> dict[str, Any]:
+    """Freezes a corpus's blocks, and returns their statistics.
 
     Raises:
-        BadInput: the corpus cannot be read or fills no block, or the base model reads no masks or no such block.
+        BadInput: the corpus cannot be read or fills no block, or the base model's tokenizer has no mask token, or the
+            model reads no such block.
     """
-    from stages.corpora.blocks import MaskedBlocks, save
-    from stages.corpora.fill import fill
-    from stages.corpora.masking import Masking
+    from stages.kinds import get_corpus_kind
 
-    tokenizer = _tokenizer(base, settings.block_length)
-    masking = Masking.of(tokenizer, settings, seed, FROZEN_MASKS)
-    length, most = settings.block_length, settings.tokens and settings.tokens // settings.block_length
-    data = output / "data"
-    splits = {
-        "train": MaskedBlocks(data / "train", tokenizer, length, most=most),
-        "validation": MaskedBlocks(data / "validation", tokenizer, length, masking=masking),
-    }
-    fill(splits, documents(corpus, f"data.corpora.{name}"), tokenizer, settings.validation_share, seed)
-    held_out = "data.corpora's validation or pack.validation_share"
-    content = save(splits, f"corpus {name}", length="pack.block_length", share=held_out)
+    kind, data = get_corpus_kind(corpus), work.output / "data"
+    tokenizer = kind.load_tokenizer(base, settings.block_length)
+    content, used, reports = kind.write_blocks(corpus, name, tokenizer, settings, work.seed, data)
     tokenizer.save_pretrained(str(data / "tokenizer"))
-    described = {"name": name, **corpus.model_dump(), "block_length": length, "base": base.model_dump()}
-    (data / "corpus.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf8")
+    facts = {"name": name, **corpus.model_dump(), "block_length": settings.block_length, "base": base.model_dump()}
+    (data / "corpus.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf8")
 
-    metrics = {
-        "fingerprint": content,
-        "vocabulary": {"size": len(tokenizer), "used": int((splits["train"].counts > 0).sum())},
-        **{split: writer.statistics() for split, writer in splits.items()},
-    }
-    (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf8")
-    run.dataset(name, content, sum(writer.blocks for writer in splits.values()))
-    run.metrics({f"{split}/{k}": v for split in splits for k, v in metrics[split].items()})
+    metrics = {"fingerprint": content, "vocabulary": {"size": len(tokenizer), "used": used}, **reports}
+    (work.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf8")
+    work.run.log_dataset(name, content, sum(report["blocks"] for report in reports.values()))
+    work.run.log_metrics({f"{split}/{k}": v for split, report in reports.items() for k, v in report.items()})
     return metrics
 
 
-def _tokenizer(base: Base, length: int) -> "PreTrainedTokenizerBase":
-    tokenizer = load_tokenizer(base, setting=MODEL)
-    ids = {"mask": tokenizer.mask_token_id, "first": tokenizer.cls_token_id, "separator": tokenizer.sep_token_id}
-    if lacking := [kind for kind, token in ids.items() if token is None]:
-        raise BadInput(f"{MODEL} {base.model} has no {lacking[0]} token; give an encoder such as BERT or RoBERTa")
-    require_length(base, tokenizer, length, setting="pack.block_length")
-    tokenizer.backend_tokenizer.no_padding()  # the base model's file may pad every text to a fixed length
-    tokenizer.backend_tokenizer.no_truncation()
-    return tokenizer
+def report(name: str, metrics: dict[str, Any]) -> str:
+    """One line for the terminal."""
+    train, validation = metrics["train"], metrics["validation"]
+    return f"{name}: {train['tokens']:,} tokens in {train['blocks']:,} blocks, {validation['blocks']:,} for validation"
 
 
 if __name__ == "__main__":
-    with command(Pack, __doc__, "corpus") as job:
-        pack(
-            name=job.name,
-            corpus=job.corpus,
-            base=job.params.pretrain.base,
-            settings=job.params.pack,
-            seed=job.params.seed,
-            output=job.output,
-            run=job.run,
-        )
+    with command("pack", Pack, __doc__, "corpus") as job:
+        packed = pack(job.params.pack, job.work, name=job.name, corpus=job.corpus, base=job.params.pretrain.base)
+        print(report(job.name, packed))

@@ -1,23 +1,22 @@
 """A pretrained encoder in; the masked-language-model teacher of a corpus out.
 
 A checkpoint that has a masked-LM head is taken as it is. One that has none gets one: tied to its word embeddings and
-trained on the corpus while everything else stays as it was, so that the teacher's inside is the checkpoint's.
+trained on the corpus while the body is frozen, so that the teacher's inner states are the checkpoint's.
 
     python -m stages.pretrain --corpus wikitext
 """
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stages.command import command
+from stages.schema.corpus import Corpus
 from stages.settings import Pretrain
-
-if TYPE_CHECKING:
-    from stages.tracking import Run
+from stages.workspace import Workspace
 
 
-def pretrain(settings: Pretrain, *, data: Path, output: Path, seed: int, run: "Run") -> dict[str, Any]:
+def pretrain(settings: Pretrain, work: Workspace, *, corpus: Corpus, data: Path) -> dict[str, Any]:
     """Writes `model/` and `metrics.json`; returns the metrics: whether the head is new, its last steps' loss (nats).
 
     Raises:
@@ -25,28 +24,34 @@ def pretrain(settings: Pretrain, *, data: Path, output: Path, seed: int, run: "R
     """
     from transformers import AutoTokenizer, set_seed
 
-    from stages.corpora.blocks import read_blocks
-    from stages.models.masked_lm import load_masked_lm, warm_up
+    from stages.kinds import get_corpus_kind
 
-    tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
-    set_seed(seed)  # a new head is drawn here
-    model, fresh = load_masked_lm(settings.base, setting="pretrain.base.model")
+    kind, tokenizer = get_corpus_kind(corpus), AutoTokenizer.from_pretrained(data / "tokenizer")
+    set_seed(work.seed)  # a new head is drawn here
+    model, fresh = kind.load_teacher(settings.base)
     metrics: dict[str, Any] = {"fresh_head": bool(fresh)}
     if fresh:
-        print(f"pretrain: {settings.base.model} has no masked-LM head; training one for {settings.head.steps} steps")
-        losses = warm_up(model, fresh, tokenizer, read_blocks(data, "train")["input_ids"], settings.head, seed)
+        losses = kind.train_head(model, fresh, tokenizer, data, settings.head, work.seed)
         for step in range(0, len(losses), 10):
-            run.metrics({"head/loss": losses[step]}, step=step + 1)
+            work.run.log_metrics({"head/loss": losses[step]}, step=step + 1)
         metrics["head_loss"] = sum(losses[-50:]) / len(losses[-50:])
-    else:
-        print(f"pretrain: {settings.base.model} has a masked-LM head and is taken as it is")
-    model.save_pretrained(output / "model")
-    tokenizer.save_pretrained(output / "model")
-    (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    run.metrics({name: float(value) for name, value in metrics.items()})
+    model.save_pretrained(work.output / "model")
+    tokenizer.save_pretrained(work.output / "model")
+    (work.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    work.run.log_metrics({name: float(value) for name, value in metrics.items()})
     return metrics
 
 
+def report(name: str, base: str, settings: Pretrain, metrics: dict[str, Any]) -> str:
+    """One line for the terminal."""
+    if not metrics["fresh_head"]:
+        return f"{name}: {base} has a masked-LM head and is taken as it is"
+    steps, loss = settings.head.steps, metrics["head_loss"]
+    return f"{name}: {base} has no masked-LM head; one was trained for {steps} steps (loss {loss:.2f})"
+
+
 if __name__ == "__main__":
-    with command(Pretrain, __doc__, "corpus") as job:
-        pretrain(job.params.pretrain, data=job.of("pack", "data"), output=job.output, seed=job.params.seed, run=job.run)
+    with command("pretrain", Pretrain, __doc__, "corpus") as job:
+        settings = job.params.pretrain
+        trained = pretrain(settings, job.work, corpus=job.corpus, data=job.find_output("pack", "data"))
+        print(report(job.name, settings.base.model, settings, trained))

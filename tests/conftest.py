@@ -1,19 +1,13 @@
-"""Fixtures that more than one test file needs: tiny random models, tiny tasks, the folder of real data."""
+"""Fixtures that many tests need: tiny random models, tiny tasks, the folder of real data."""
 
 import csv
 import json
-import multiprocessing
 import os
-import random
-import socket
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from stages.tasks import Task
+from tests.makers.texts import REVIEWS, SUMS, make_chat, make_reviews, make_story, make_sum
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = (
@@ -31,7 +25,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny_model")
     words = BertWordPieceTokenizer(lowercase=True)
-    words.train_from_iterator([text for text, _ in reviews(200)], vocab_size=200, show_progress=False)
+    words.train_from_iterator([text for text, _ in make_reviews(200)], vocab_size=200, show_progress=False)
     words.save_model(str(folder))
     tokenizer = BertTokenizer.from_pretrained(folder, model_max_length=64)
     torch.manual_seed(0)
@@ -53,7 +47,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The task `reviews` in a folder: train.csv (160 rows), validation.csv (64), columns text and label."""
     folder = tmp_path_factory.mktemp("tiny_data")
-    rows = reviews(224)
+    rows = make_reviews(224)
     for split, part in {"train": rows[:160], "validation": rows[160:]}.items():
         path = folder / "reviews" / f"{split}.csv"
         path.parent.mkdir(exist_ok=True)
@@ -71,38 +65,6 @@ def real_data() -> Path:
     return folder
 
 
-def reviews(count: int) -> list[tuple[str, str]]:
-    """Short sentences of different lengths whose label one word decides; the same ones at every call."""
-    draw = random.Random(7)
-    things = ["film", "plot", "cast", "music", "ending", "dialogue", "camera work"]
-    words = {"good": ["great", "lovely", "brilliant", "warm"], "bad": ["dull", "awful", "clumsy", "cold"]}
-    rows = []
-    for _ in range(count):
-        label = draw.choice(sorted(words))
-        filler = " ".join(draw.choices(["really", "in the end", "as a whole", "to me", "again"], k=draw.randint(0, 4)))
-        rows.append((f"the {draw.choice(things)} is {draw.choice(words[label])} {filler}".strip(), label))
-    return rows
-
-
-SUMS = Task(kind="causal_lm", prompt="question", response="answer", match=r"is (\d+)")
-NAMES = ["Tom", "Lily", "Ben", "Anna"]
-
-
-def story(number: int) -> str:
-    """Texts of different lengths."""
-    return " ".join(f"{NAMES[(number + i) % 4]} saw {number * i} birds." for i in range(1, 2 + number % 5))
-
-
-def sums(number: int) -> dict[str, str]:
-    return {"question": f"{NAMES[number % 4]} has {number} and 7. How many?\n", "answer": f"The sum is {number + 7}."}
-
-
-def chat(number: int) -> list[dict[str, str]]:
-    turns = [{"role": "user", "content": f"What is {number}?"}, {"role": "assistant", "content": f"It is {number}."}]
-    again = [{"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes, " + "very " * 3 + "sure."}]
-    return turns + again + [{"role": "user", "content": "Thanks!"}]
-
-
 @pytest.fixture(scope="session")
 def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama (2 layers x 32, 2 of 4 heads' keys) with a byte-level tokenizer that has a chat template."""
@@ -111,7 +73,7 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     words = ByteLevelBPETokenizer()
-    texts = [story(n) for n in range(40)] + [sums(n)["question"] for n in range(40)]
+    texts = [make_story(n) for n in range(40)] + [make_sum(n)["question"] for n in range(40)]
     words.train_from_iterator(texts, vocab_size=320, special_tokens=["<s>", "</s>"], show_progress=False)
     folder = tmp_path_factory.mktemp("tiny_decoder")
     tokenizer = PreTrainedTokenizerFast(
@@ -133,9 +95,9 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The causal tasks `stories` (text), `sums` (question, answer) and `chats` (messages), each train and valid."""
     folder = tmp_path_factory.mktemp("tiny_text")
     rows = {
-        "stories": [{"text": story(n)} for n in range(60)],
-        "sums": [sums(n) for n in range(40)],
-        "chats": [{"messages": chat(n)} for n in range(20)],
+        "stories": [{"text": make_story(n)} for n in range(60)],
+        "sums": [make_sum(n) for n in range(40)],
+        "chats": [{"messages": make_chat(n)} for n in range(20)],
     }
     for name, lines in rows.items():
         (folder / name).mkdir()
@@ -145,53 +107,64 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def prepared(model: Path, source: Path, output: Path, name: str, task: Task, **settings) -> tuple[Path, dict]:
-    """What `prepare` makes of a task: the folder of its data, its metrics."""
-    from stages.prepare import prepare
-    from stages.settings import Base, Data, Prepare
-    from stages.tracking import Run
+@pytest.fixture(scope="session")
+def exported_reviews(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> Path:
+    """`data`, a random `model`, and `exported` from it in fp32 and int8; its logits in `expected.npy`."""
+    from tests.makers.exports import export_reviews
 
-    output.mkdir(exist_ok=True)
-    known = {"data": Data(source=str(source)), "base": Base(model=str(model)), "seed": 1, "run": Run()}
-    metrics = prepare(name=name, task=task, settings=Prepare(**{"max_length": 32} | settings), output=output, **known)
-    return output / "data", metrics
+    return export_reviews(tmp_path_factory.mktemp("exported_reviews"), tiny_model, tiny_data)
 
 
-def in_two_processes(work: Callable[[], Any]) -> None:
-    """Does `work` in two processes at once, as torchrun would, but forked: nothing is imported anew."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    start = multiprocessing.get_context("fork").Process
-    processes = [start(target=_as_rank, args=(rank, place, work)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    try:
-        for process in processes:
-            process.join(240)
-        assert [process.exitcode for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+@pytest.fixture(scope="session")
+def token_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Splits of random tokens, as prepare writes them of plain text, and a byte-level tokenizer."""
+    from tests.makers.exports import write_token_data
+
+    return write_token_data(tmp_path_factory.mktemp("token_data"))
 
 
-def _as_rank(rank: int, place: dict[str, str], work: Callable[[], Any]) -> None:
-    from accelerate.state import AcceleratorState, GradientState, PartialState
+@pytest.fixture(scope="session")
+def exported_llama(tmp_path_factory: pytest.TempPathFactory, token_data: Path) -> Path:
+    """A low-rank Llama with grouped keys as `model`, and in fp32, portable and int8 as `onnx`."""
+    from tests.makers.decoders import factorize_decoder, make_decoder
+    from tests.makers.exports import export_decoder
 
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()  # what was here before the fork was one process alone
-    os.environ |= place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    work()
-
-
-def wait_for(happened: Callable[[], Any], seconds: float) -> None:
-    """Fails where it does not happen in that time."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
+    folder = tmp_path_factory.mktemp("exported_llama")
+    model = factorize_decoder(make_decoder("llama", vocab_size=300, eos_token_id=1))
+    export_decoder(folder, model, token_data, ("fp32", "portable", "int8"))
+    return folder
 
 
-def settle(folder: Path) -> None:
-    """Until everything is sent to MLflow; on a busy machine that may go on after the stage."""
-    wait_for(lambda: not list((folder / ".makd" / "journal").glob("*.jsonl")), 90)
+@pytest.fixture(scope="session")
+def review_chain(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> Path:
+    """Of the task `reviews`: `prepare`, `finetune`, `factorize`, `evaluate`, and `teacher`, `student`, `triton`."""
+    from tests.makers.exports import make_review_chain
+
+    return make_review_chain(tmp_path_factory.mktemp("review_chain"), tiny_model, tiny_data)
+
+
+@pytest.fixture(scope="session")
+def classifier_chain(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> Path:
+    """The task `reviews` prepared, its teacher, and a student of half the teacher's layers; see make_chain."""
+    from stages.settings import Calibration, Factorize, Finetune
+    from tests.makers.chains import SHORT, make_chain
+
+    student = Factorize(budget=0.5, multiple_of=1, calibration=Calibration(examples=64))
+    folder = tmp_path_factory.mktemp("classifier_chain")
+    return make_chain(folder, tiny_model, tiny_data, "reviews", REVIEWS, Finetune(**SHORT), student=student)
+
+
+@pytest.fixture(scope="session", params=["stories", "sums"])
+def causal_chain(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_decoder: Path, tiny_text: Path
+) -> Path:
+    """A causal task prepared, its teacher and its student; the folder begins with the task's name."""
+    from stages.schema.task import CausalLMTask
+    from stages.settings import Calibration, Factorize, Finetune
+    from tests.makers.chains import SHORT_CAUSAL, make_chain
+
+    task = {"stories": CausalLMTask(kind="causal_lm"), "sums": SUMS}[request.param]
+    teacher = Finetune(**SHORT_CAUSAL | {"epochs": 6, "learning_rate": 1e-2})
+    student = Factorize(budget=0.6, multiple_of=1, calibration=Calibration(examples=8))
+    folder = tmp_path_factory.mktemp(request.param)
+    return make_chain(folder, tiny_decoder, tiny_text, request.param, task, teacher, student=student)

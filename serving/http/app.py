@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from serving.http import about, completions, errors, infer, predict, v2
-from serving.http.guard import Access, Guard
+from serving.http import completions, errors, infer, predict, status, v2
+from serving.http.guard import AccessLog, Guard
 from serving.service import Service
 
 
@@ -25,12 +25,12 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(title=f"makd: {service.student.name}", lifespan=lifespan, redoc_url=None)
     app.state.service = service
-    for part in (predict, v2, infer, completions, about):
+    for part in (predict, v2, infer, completions, status):
         app.include_router(part.router)
-    errors.install(app)
-    app.openapi_schema = infer.document(app.openapi(), service.student.name)
+    errors.install_handlers(app)
+    app.openapi_schema = infer.complete_openapi(app.openapi(), service.student.name)
     settings = service.settings
     limits = {"max_bytes": settings.max_bytes, "arrival_seconds": settings.arrival_seconds}
-    app.add_middleware(Guard, key=settings.key(), **limits)
-    app.add_middleware(Access, telemetry=service.telemetry)  # the last one added stands before all others
+    app.add_middleware(Guard, key=settings.read_key(), **limits)
+    app.add_middleware(AccessLog, telemetry=service.telemetry)  # the last one added stands before all others
     return app

@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from serving.batching import QueueFull
-from serving.folder import ModelError
+from serving.exported import ModelError
 
 CLIENT_GONE = 499
-"""The status of an answer that nobody waits for any more, in log and metrics (nginx's)."""
+"""Status in log and metrics of a request whose client has disconnected (nginx's)."""
 TYPES = {
     400: "Malformed",
     401: "Unauthorized",
@@ -49,44 +49,44 @@ class Refused(HTTPException):
     """A request that is not answered; the reason is for its sender."""
 
 
-def problem(path: str, status: int, reason: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def make_problem(path: str, status: int, reason: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """The answer to a request for `path`."""
     kind = TYPES.get(status, "Refused")
-    said = {"message": reason, "type": kind, "code": status} if path.startswith("/v1/") else reason
-    body = {"error": said} if isinstance(said, dict) else {"error": said, "error_type": kind}
+    detail = {"message": reason, "type": kind, "code": status} if path.startswith("/v1/") else reason
+    body = {"error": detail} if isinstance(detail, dict) else {"error": detail, "error_type": kind}
     return JSONResponse(body, status, headers)
 
 
-def install(app: FastAPI) -> None:
+def install_handlers(app: FastAPI) -> None:
     """Makes every error of the app one of the above."""
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        return problem(request.url.path, error.status_code, error.detail, error.headers)
+        return make_problem(request.url.path, error.status_code, error.detail, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return problem(request.url.path, *told(error.errors()))
+        return make_problem(request.url.path, *describe_errors(error.errors()))
 
     @app.exception_handler(ModelError)
     async def unreadable(request: Request, error: ModelError) -> JSONResponse:
-        return problem(request.url.path, 422, str(error))
+        return make_problem(request.url.path, 422, str(error))
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
-        return problem(request.url.path, CLIENT_GONE, "the client has gone")
+        return make_problem(request.url.path, CLIENT_GONE, "the client has gone")
 
     @app.exception_handler(QueueFull)
     async def full(request: Request, error: QueueFull) -> JSONResponse:
-        return problem(request.url.path, 429, str(error), {"Retry-After": str(error.seconds)})
+        return make_problem(request.url.path, 429, str(error), {"Retry-After": str(error.seconds)})
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
-        return problem(request.url.path, 500, "the model failed on this request; the log says why")
+        return make_problem(request.url.path, 500, "the model failed on this request; the log says why")
 
 
-def in_one_sentence(reason: str) -> WrapValidator:
-    """What a field of several forms says in place of one error for each form."""
+def explain_forms(reason: str) -> WrapValidator:
+    """One error for a field of several forms, in place of one for each form."""
 
     def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -97,8 +97,8 @@ def in_one_sentence(reason: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-def told(errors: Any) -> tuple[int, str]:
-    """Status and reason of what pydantic found: the first error, without the value, which may be a text."""
+def describe_errors(errors: Any) -> tuple[int, str]:
+    """Status and reason of pydantic's errors: the first one, without the value, which may be a text."""
     first = errors[0]
     if first["type"] == "json_invalid":
         return 400, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}"

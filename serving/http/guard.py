@@ -1,4 +1,4 @@
-"""What stands before every route: log and figures, the API key, a request's size and the time it takes to come."""
+"""Before every route: access log and metrics, the API key, limits on a request's size and arrival time."""
 
 import asyncio
 import hmac
@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.http.errors import CLIENT_GONE, Refused, problem
+from serving.http.errors import CLIENT_GONE, Refused, make_problem
 
 if TYPE_CHECKING:
     from serving.telemetry import Telemetry
 
 OPEN = {"/", "/health", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
-"""What needs no key: what probes and browsers ask for first, and nothing that runs a model or tells of its use."""
+"""Routes that need no key: those of probes and browsers, and none that runs a model or shows its use."""
 INFERENCE = re.compile(r"/predict|/v2/.*/infer|/v1/completions")
 LINGER = 32
 """A request that is too large is read on up to this many times the limit, so that its sender sees the answer."""
 log = logging.getLogger("serving.access")
 
 
-class Access:
+class AccessLog:
     """Times every request, counts it, logs it; an answer has the request's `X-Request-ID`, or a new one."""
 
     def __init__(self, app: ASGIApp, telemetry: "Telemetry") -> None:
@@ -52,7 +52,7 @@ class Access:
             raise
         finally:
             seconds, route = time.perf_counter() - start, getattr(scope.get("route"), "path", "none")
-            self._telemetry.request(route, status, seconds)
+            self._telemetry.record_request(route, status, seconds)
             if INFERENCE.fullmatch(route):
                 self._telemetry.recent.add(status, seconds)
             client = (scope.get("client") or ("",))[0]
@@ -69,19 +69,19 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        if not self._may_pass(scope):
+        if not self._is_authorized(scope):
             reason = "this server wants its API key, as `Authorization: Bearer <key>`"
-            answer = problem(scope["path"], 401, reason, {"WWW-Authenticate": "Bearer"})
+            answer = make_problem(scope["path"], 401, reason, {"WWW-Authenticate": "Bearer"})
             return await answer(scope, receive, send)
-        await self._app(scope, self._limited(receive), send)
+        await self._app(scope, self._limit_body(receive), send)
 
-    def _may_pass(self, scope: Scope) -> bool:
+    def _is_authorized(self, scope: Scope) -> bool:
         if self._key is None or scope["path"] in OPEN:
             return True
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
         return hmac.compare_digest(given.strip().encode(), self._key) and scheme.lower() == "bearer"
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limit_body(self, receive: Receive) -> Receive:
         """Receives the body within its limits; afterwards it only waits for the client to go."""
         size, whole, deadline = 0, False, time.monotonic() + self._seconds
 

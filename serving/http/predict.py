@@ -6,11 +6,12 @@ from fastapi import APIRouter, Body, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.http.errors import PROBLEMS, Refused, in_one_sentence
-from serving.http.waiting import unless_gone
+from serving.http.disconnect import cancel_on_disconnect
+from serving.http.errors import PROBLEMS, Refused, explain_forms
 from serving.predictor import Text
-from serving.served import Classifier, Served
+from serving.served_model import ServedModel
 from serving.service import Service
+from serving.workers import BatchWorker
 
 router = APIRouter()
 Sequence = Annotated[list[str], Field(min_length=1, max_length=2)]
@@ -23,7 +24,7 @@ class PredictRequest(BaseModel):
 
     inputs: Annotated[
         str | Sequence | Annotated[list[Sequence], Field(min_length=1)],
-        in_one_sentence('give a text, a pair ["a", "b"], or a batch [["a"], ["b"]]'),
+        explain_forms('give a text, a pair ["a", "b"], or a batch [["a"], ["b"]]'),
     ]
     """A text, `["text", "its pair"]`, or a batch: `[["a text"], ["another"]]`, `[["a", "b"], ["c", "d"]]`."""
     raw_scores: bool = False
@@ -49,39 +50,39 @@ EXAMPLES = {
 async def predict(request: Request, body: Annotated[PredictRequest, Body(openapi_examples=EXAMPLES)]) -> JSONResponse:
     """Classifies texts: one text (or pair) gives a list of `{label, score}`, a batch a list of such lists."""
     single = isinstance(body.inputs, str) or isinstance(body.inputs[0], str)
-    texts = [text(one) for one in ([body.inputs] if single else body.inputs)]
-    answers = await unless_gone(request, _answers(request, texts, body))
+    texts = [to_text(one) for one in ([body.inputs] if single else body.inputs)]
+    answers = await cancel_on_disconnect(request, _predict_texts(request, texts, body))
     return JSONResponse(answers[0] if single else answers)
 
 
-async def _answers(request: Request, texts: list[Text], body: PredictRequest) -> list[list[dict[str, Any]]]:
+async def _predict_texts(request: Request, texts: list[Text], body: PredictRequest) -> list[list[dict[str, Any]]]:
     service: Service = request.app.state.service
-    lane = classifier(service.student)
+    worker = get_batch_worker(service.student)
     check_count(request, len(texts))
-    logits = await lane.texts(texts, body.truncate)
-    scores = logits if body.raw_scores else lane.model.scores(logits)
-    return [_ranked(lane.model.labels, row) for row in scores.tolist()]
+    logits = await worker.classify(texts, body.truncate)
+    scores = logits if body.raw_scores else worker.model.to_scores(logits)
+    return [_rank_labels(worker.model.labels, row) for row in scores.tolist()]
 
 
-def _ranked(labels: list[str], scores: list[float]) -> list[dict[str, Any]]:
+def _rank_labels(labels: list[str], scores: list[float]) -> list[dict[str, Any]]:
     rows = zip(labels, scores, strict=True)
     return [{"label": label, "score": score} for label, score in sorted(rows, key=lambda row: -row[1])]
 
 
-def text(one: str | list[str]) -> Text:
+def to_text(one: str | list[str]) -> Text:
     """A text or pair as the predictor takes it."""
     return one if isinstance(one, str) else one[0] if len(one) == 1 else (one[0], one[1])
 
 
-def classifier(served: Served) -> Classifier:
-    """The lane of a model that classifies.
+def get_batch_worker(served: ServedModel) -> BatchWorker:
+    """The worker of a model that classifies.
 
     Raises:
-        Refused: it writes.
+        Refused: it is a language model.
     """
-    if not isinstance(served.lane, Classifier):
+    if not isinstance(served.worker, BatchWorker):
         raise Refused(404, f"{served.name} is a language model; POST to /v1/completions")
-    return served.lane
+    return served.worker
 
 
 def check_count(request: Request, count: int) -> None:

@@ -1,4 +1,4 @@
-"""Uvicorn as it serves this application: it hangs up on those who do not ask, and not on those who may ask again."""
+"""Uvicorn for this application: connections without a request are closed, those that may send another stay open."""
 
 import asyncio
 from functools import partial
@@ -15,7 +15,7 @@ KEEP_ALIVE = 75
 would send a request just when it is closed."""
 
 
-def configure(service: Service, **address: Any) -> uvicorn.Config:
+def configure_server(service: Service, **address: Any) -> uvicorn.Config:
     """For a `uvicorn.Server`.
 
     Args:

@@ -1,10 +1,10 @@
-"""Text up to one of several endings, told as it comes."""
+"""Streamed text up to the first of several stop texts."""
 
 from collections.abc import Sequence
 
 
-class Until:
-    """Passes text on as far as it is certain to stand before every stop; the rest is held back.
+class StopFilter:
+    """Passes text on as far as it certainly comes before every stop; the rest is held back.
 
     Args:
         stops: texts before which the answer ends; they are no part of it.
@@ -14,7 +14,7 @@ class Until:
         self._stops, self._held, self.found = stops, "", False
 
     def add(self, text: str) -> str:
-        """What is certain once `text` has come; `found` tells that a stop has."""
+        """What can be passed on after `text`; `found` is true once a stop has come."""
         held = self._held + text
         places = [held.find(stop) for stop in self._stops if stop in held]
         self.found = bool(places)
@@ -23,6 +23,6 @@ class Until:
         self._held = "" if places else held[cut:]
         return held[:cut]
 
-    def rest(self) -> str:
+    def flush(self) -> str:
         """What was held back for a stop that has not come."""
         return self._held

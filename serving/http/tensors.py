@@ -31,7 +31,7 @@ class Tensor(BaseModel):
     data: list[Any] | None = None
 
 
-def read(tensors: list[Tensor], blob: bytes) -> dict[str, np.ndarray]:
+def parse_tensors(tensors: list[Tensor], blob: bytes) -> dict[str, np.ndarray]:
     """The arrays by name; of BYTES those of `str`.
 
     Raises:
@@ -59,7 +59,7 @@ def read(tensors: list[Tensor], blob: bytes) -> dict[str, np.ndarray]:
 def _from_json(tensor: Tensor) -> np.ndarray:
     if tensor.data is None:
         raise Refused(422, f"input {tensor.name!r:.50} has no data")
-    values = list(_flat(tensor.data))
+    values = list(_flatten(tensor.data))
     numbers = int if tensor.datatype.startswith(("INT", "UINT")) else (int, float)
     wanted = {"BYTES": str, "BOOL": bool}.get(tensor.datatype, numbers)
     for value in values:
@@ -72,7 +72,7 @@ def _from_json(tensor: Tensor) -> np.ndarray:
         raise Refused(422, f"input {tensor.name!r:.50} has a value that is no {tensor.datatype}") from None
 
 
-def _flat(data: list[Any]) -> Iterator[Any]:
+def _flatten(data: list[Any]) -> Iterator[Any]:
     """The values of nested lists, row by row, however deep they are."""
     stack = [iter(data)]
     while stack:
@@ -87,14 +87,14 @@ def _flat(data: list[Any]) -> Iterator[Any]:
 
 def _from_bytes(tensor: Tensor, blob: bytes) -> np.ndarray:
     if tensor.datatype == "BYTES":
-        return np.array(list(_texts(tensor, blob)), dtype=object)
+        return np.array(list(_parse_bytes(tensor, blob)), dtype=object)
     kind = np.dtype(TYPES[tensor.datatype]).newbyteorder("<")
     if len(blob) % kind.itemsize:
         raise Refused(400, f"input {tensor.name!r:.50}: {len(blob)} bytes are no whole number of {tensor.datatype}")
     return np.frombuffer(blob, kind)
 
 
-def _texts(tensor: Tensor, blob: bytes) -> Iterator[str]:
+def _parse_bytes(tensor: Tensor, blob: bytes) -> Iterator[str]:
     at = 0
     while at < len(blob):
         end = at + 4 + int.from_bytes(blob[at : at + 4], "little")
@@ -107,14 +107,14 @@ def _texts(tensor: Tensor, blob: bytes) -> Iterator[str]:
         at = end
 
 
-def write(name: str, values: np.ndarray, binary: bool) -> tuple[dict[str, Any], bytes]:
+def write_tensor(name: str, values: np.ndarray, binary: bool) -> tuple[dict[str, Any], bytes]:
     """An output's JSON, and its bytes where it is to be binary; values are float32 or `str`."""
-    said = {"name": name, "datatype": "BYTES" if values.dtype == object else "FP32", "shape": list(values.shape)}
+    entry = {"name": name, "datatype": "BYTES" if values.dtype == object else "FP32", "shape": list(values.shape)}
     if not binary:
-        return said | {"data": values.ravel().tolist()}, b""
+        return entry | {"data": values.ravel().tolist()}, b""
     if values.dtype == object:
         texts = [text.encode() for text in values.ravel()]
         blob = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
     else:
         blob = values.astype("<f4").tobytes()
-    return said | {"parameters": {"binary_data_size": len(blob)}}, blob
+    return entry | {"parameters": {"binary_data_size": len(blob)}}, blob

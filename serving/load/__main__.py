@@ -19,40 +19,40 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from serving.folder import ModelError
+from serving.exported import ModelError
 from serving.load import loops
 from serving.load.client import Client
-from serving.load.figures import kept_up, saturation, summary
-from serving.load.plot import plot
+from serving.load.figures import find_saturation, kept_up, summarize
+from serving.load.plot import plot_latency
 from serving.load.settings import Load
-from serving.load.texts import read
-from serving.settings import sentence
+from serving.load.texts import read_texts
+from serving.settings import format_errors
 
 Run = dict[str, Any]
 
 
-async def load(settings: Load) -> dict[str, Any]:
+async def measure_service(settings: Load) -> dict[str, Any]:
     """All runs, in order; rates and throughput in requests per second.
 
     Raises:
         ModelError: the service does not answer such requests, or keeps up with no rate.
     """
     async with Client(settings) as client:
-        bodies = client.bodies(read(settings.texts, settings.seed))
-        await client.check(bodies[0])
-        await loops.closed(client.ask, bodies, max(settings.clients), settings.warmup)
+        bodies = client.make_bodies(read_texts(settings.texts, settings.seed))
+        await client.check_service(bodies[0])
+        await loops.run_closed_loop(client.ask, bodies, max(settings.clients), settings.warmup)
         gc.collect()
         gc.freeze()  # else this process halts now and then to look for garbage, and its own halt is measured
-        runs = [await _closed(client, bodies, count) for count in settings.clients]
+        runs = [await _run_closed_loop(client, bodies, count) for count in settings.clients]
         found = {"settings": settings.model_dump(mode="json"), "requests": len(bodies), "runs": runs}
         rates = settings.rates
 
         async def keeps_up(rate: float) -> bool:
-            runs.append(await _opened(client, bodies, rate))
+            runs.append(await _run_open_loop(client, bodies, rate))
             return kept_up(runs[-1], settings.limit_ms)
 
         if not rates:
-            found["saturation"] = highest = await saturation(keeps_up, _most(runs))
+            found["saturation"] = highest = await find_saturation(keeps_up, _most(runs))
             rates = [highest * share for share in settings.shares]
         for rate in rates:
             await keeps_up(rate)
@@ -72,20 +72,20 @@ def _most(runs: list[Run]) -> float:
     )
 
 
-async def _closed(client: Client, bodies: list[bytes], clients: int) -> Run:
+async def _run_closed_loop(client: Client, bodies: list[bytes], clients: int) -> Run:
     seconds = client.settings.seconds
-    samples = await _shown(loops.closed(client.ask, bodies, clients, seconds), seconds)
-    return _told({"loop": "closed", "clients": clients} | summary(samples, seconds))
+    samples = await _show_progress(loops.run_closed_loop(client.ask, bodies, clients, seconds), seconds)
+    return _report({"loop": "closed", "clients": clients} | summarize(samples, seconds))
 
 
-async def _opened(client: Client, bodies: list[bytes], rate: float) -> Run:
+async def _run_open_loop(client: Client, bodies: list[bytes], rate: float) -> Run:
     settings = client.settings
-    due = loops.schedule(rate, settings.seconds, settings.arrivals, settings.seed)
-    samples = await _shown(loops.opened(client.ask, bodies, due), settings.seconds)
-    return _told({"loop": "open", "rate": rate} | summary(samples, settings.seconds))
+    due = loops.schedule_requests(rate, settings.seconds, settings.arrivals, settings.seed)
+    samples = await _show_progress(loops.run_open_loop(client.ask, bodies, due), settings.seconds)
+    return _report({"loop": "open", "rate": rate} | summarize(samples, settings.seconds))
 
 
-async def _shown(loop: Awaitable[list[loops.Sample]], seconds: float) -> list[loops.Sample]:
+async def _show_progress(loop: Awaitable[list[loops.Sample]], seconds: float) -> list[loops.Sample]:
     """A progress bar while it runs."""
     from tqdm import tqdm
 
@@ -102,7 +102,7 @@ async def _shown(loop: Awaitable[list[loops.Sample]], seconds: float) -> list[lo
         ticking.cancel()
 
 
-def _told(run: Run) -> Run:
+def _report(run: Run) -> Run:
     """Prints a line for the terminal."""
     who = f"{run['clients']} clients" if run["loop"] == "closed" else f"{run['rate']:.1f} requests/s"
     times = "  ".join(f"{name[:-3]} {run[name]:.1f}" for name in ("p50_ms", "p99_ms", "max_ms") if name in run)
@@ -119,15 +119,15 @@ def main() -> None:
     try:
         settings = CliApp.run(Load)
         settings.output.mkdir(parents=True, exist_ok=True)
-        found = asyncio.run(load(settings))
+        found = asyncio.run(measure_service(settings))
     except OSError as error:
         sys.exit(f"load: --output {error.filename} cannot be written ({error.strerror}); name another folder")
     except ValidationError as error:
-        sys.exit(f"load: {sentence(error)}")
+        sys.exit(f"load: {format_errors(error)}")
     except ModelError as error:
         sys.exit(f"load: {error}")
     (settings.output / "load.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf8")
-    plot(found, settings.output / "load.png")
+    plot_latency(found, settings.output / "load.png")
     if "saturation" in found:
         print(f"saturation: {found['saturation']:.1f} requests per second")
     print(f"{settings.output / 'load.json'}, {settings.output / 'load.png'}")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 import aiohttp
 
-from serving.folder import ModelError
+from serving.exported import ModelError
 from serving.load.settings import Load
 from serving.load.texts import Texts
 
@@ -71,7 +71,7 @@ class Client:
     ) -> None:
         await self.session.close()
 
-    def bodies(self, texts: Texts) -> list[bytes]:
+    def make_bodies(self, texts: Texts) -> list[bytes]:
         """Requests of `batch` texts each, ready to send; the last ones begin again at the front."""
         size = self.settings.batch
         rows = [[texts[(i + k) % len(texts)] for k in range(size)] for i in range(0, len(texts), size)]
@@ -97,7 +97,7 @@ class Client:
             whole = False
         return None if whole else "wrong answer"
 
-    async def check(self, body: bytes) -> None:
+    async def check_service(self, body: bytes) -> None:
         """Asks once.
 
         Raises:

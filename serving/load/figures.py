@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.folder import ModelError
+from serving.exported import ModelError
 from serving.load.client import TIMEOUT
 from serving.load.loops import Sample
 
@@ -16,7 +16,7 @@ ERRORS, DRIFT, BEHIND, STEP = 0.01, 0.02, 0.1, 1.05
 answers come after its end; and how closely saturation is found."""
 
 
-def summary(samples: Sequence[Sample], seconds: float) -> dict[str, Any]:
+def summarize(samples: Sequence[Sample], seconds: float) -> dict[str, Any]:
     """Of one run of a loop; times in milliseconds, rates per second.
 
     Latencies are those of answered requests and of those given up, with the time waited for them; what was refused at
@@ -42,17 +42,17 @@ def summary(samples: Sequence[Sample], seconds: float) -> dict[str, Any]:
     return (
         found
         | dict(zip(PERCENTILES, times.tolist(), strict=True))
-        | {"drift": _drift(waited, seconds), "behind": _behind(waited, seconds), "late_ms": float(late)}
+        | {"drift": _measure_drift(waited, seconds), "behind": _measure_lag(waited, seconds), "late_ms": float(late)}
     )
 
 
-def _drift(samples: Sequence[Sample], seconds: float) -> float:
+def _measure_drift(samples: Sequence[Sample], seconds: float) -> float:
     first = [sample.latency for sample in samples if sample.due < seconds / 3]
     last = [sample.latency for sample in samples if sample.due >= seconds * 2 / 3]
     return float(np.median(last) - np.median(first)) / (seconds * 2 / 3) if first and last else 0.0
 
 
-def _behind(samples: Sequence[Sample], seconds: float) -> float:
+def _measure_lag(samples: Sequence[Sample], seconds: float) -> float:
     return max(0.0, float(np.percentile([sample.done for sample in samples], 99)) / seconds - 1)
 
 
@@ -63,7 +63,7 @@ def kept_up(run: dict[str, Any], limit_ms: float | None = None) -> bool:
     return run["drift"] <= DRIFT and run["behind"] <= BEHIND and run["p99_ms"] <= (limit_ms or np.inf)
 
 
-async def saturation(keeps_up: Callable[[float], Awaitable[bool]], guess: float) -> float:
+async def find_saturation(keeps_up: Callable[[float], Awaitable[bool]], guess: float) -> float:
     """The highest rate that the service keeps up with, to 5 %, by bisection.
 
     Raises:

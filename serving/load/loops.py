@@ -33,13 +33,13 @@ class Sample(NamedTuple):
         return self.done - self.due
 
 
-async def closed(ask: Ask, bodies: Sequence[bytes], clients: int, seconds: float) -> list[Sample]:
+async def run_closed_loop(ask: Ask, bodies: Sequence[bytes], clients: int, seconds: float) -> list[Sample]:
     """`clients` that each send, wait for the answer and send again."""
     elapsed, queue, samples = _stopwatch(), itertools.cycle(bodies), []
 
     async def client() -> None:
         while (now := elapsed()) < seconds:
-            samples.append(await _timed(ask, next(queue), now, elapsed))
+            samples.append(await _time_request(ask, next(queue), now, elapsed))
             if samples[-1].error:
                 await asyncio.sleep(PAUSE)
 
@@ -49,17 +49,17 @@ async def closed(ask: Ask, bodies: Sequence[bytes], clients: int, seconds: float
     return samples
 
 
-async def opened(ask: Ask, bodies: Sequence[bytes], schedule: Iterable[float]) -> list[Sample]:
+async def run_open_loop(ask: Ask, bodies: Sequence[bytes], schedule: Iterable[float]) -> list[Sample]:
     """A request at each time of the schedule, in seconds from now, whatever became of those before it."""
     elapsed, queue, tasks = _stopwatch(), itertools.cycle(bodies), []
     async with asyncio.TaskGroup() as group:
         for due in schedule:
             await asyncio.sleep(max(0.0, due - elapsed()))
-            tasks.append(group.create_task(_timed(ask, next(queue), due, elapsed)))
+            tasks.append(group.create_task(_time_request(ask, next(queue), due, elapsed)))
     return [task.result() for task in tasks]
 
 
-def schedule(rate: float, seconds: float, arrivals: str, seed: int) -> list[float]:
+def schedule_requests(rate: float, seconds: float, arrivals: str, seed: int) -> list[float]:
     """When requests are due: `constant`, 1 / rate apart; or `poisson`, with exponential gaps of that mean."""
     if arrivals == "constant":
         return (np.arange(round(rate * seconds)) / rate).tolist()
@@ -67,7 +67,7 @@ def schedule(rate: float, seconds: float, arrivals: str, seed: int) -> list[floa
     return np.sort(rng.uniform(0, seconds, rng.poisson(whole))).tolist()
 
 
-async def _timed(ask: Ask, body: bytes, due: float, elapsed: Callable[[], float]) -> Sample:
+async def _time_request(ask: Ask, body: bytes, due: float, elapsed: Callable[[], float]) -> Sample:
     sent = elapsed()
     error = await ask(body)
     return Sample(due=due, sent=sent, done=elapsed(), error=error)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 SHOWN = {"p50_ms": "p50", "p90_ms": "p90", "p99_ms": "p99", "p999_ms": "p99.9"}
 
 
-def plot(found: dict[str, Any], path: Path) -> None:
+def plot_latency(found: dict[str, Any], path: Path) -> None:
     """Left the open loop, by the rate asked for; right the closed loop, by the rate that its clients got."""
     from matplotlib.figure import Figure
 

@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from serving.folder import ModelError
+from serving.exported import ModelError
 
 Texts = list[list[str]]
 """For each text its parts: one, or the two of a pair."""
@@ -12,23 +12,23 @@ ENDINGS = ("is never dull", "could hardly be more tedious", "moves", "leaves not
 FILLERS = ("for most of its length", "as it goes on", "to those who wait", "in spite of a thin script", "all in all")
 
 
-def read(place: Path | None, seed: int) -> Texts:
+def read_texts(path: Path | None, seed: int) -> Texts:
     """Texts from a file (one a line, a pair with a tab), from a folder that prepare wrote, or made-up ones.
 
     Raises:
         ModelError: there is no such file, or nothing in it.
     """
-    if place is None:
-        texts = _made_up()
-    elif place.is_dir():
-        texts = _split(place)
+    if path is None:
+        texts = _make_reviews()
+    elif path.is_dir():
+        texts = _read_split(path)
     else:
-        texts = _lines(place)
+        texts = _read_lines(path)
     random.Random(seed).shuffle(texts)
     return texts
 
 
-def _lines(path: Path) -> Texts:
+def _read_lines(path: Path) -> Texts:
     try:
         lines = path.read_text(encoding="utf8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -39,21 +39,20 @@ def _lines(path: Path) -> Texts:
     return texts
 
 
-def _split(folder: Path) -> Texts:
-    from stages.settings import BadInput
-    from stages.tasks.splits import read_split
+def _read_split(folder: Path) -> Texts:
+    from datasets import Dataset
 
     try:
-        split = read_split(folder, "validation")
-    except BadInput as error:
-        raise ModelError(f"--texts: {error}") from error
+        split = Dataset.load_from_disk(str(folder / "validation"))
+    except OSError as error:
+        raise ModelError(f"--texts {folder} is no folder that `prepare` wrote ({error})") from error
     columns = [name for name in ("text", "text_pair") if name in split.column_names] or ["prompt"]
     if columns[0] not in split.column_names:
         raise ModelError(f"--texts {folder} holds no texts (columns {', '.join(split.column_names)}); give a text file")
     return [list(parts) for parts in zip(*(split[name] for name in columns), strict=True)]
 
 
-def _made_up() -> Texts:
+def _make_reviews() -> Texts:
     """125 reviews of 3 to about 60 words."""
     return [
         [" ".join([start, *FILLERS[:k] * (1 + i), end])]

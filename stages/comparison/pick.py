@@ -14,14 +14,14 @@ by a few percent from run to run."""
 
 
 @dataclass(frozen=True)
-class Pick:
-    """The student to take under a limit, None where no one is within it; `sentence` says so to people."""
+class Choice:
+    """The student to take under a limit, None where none is within it; `sentence` says so to people."""
 
     model: str | None
     sentence: str
 
 
-def front(students: list[Row]) -> list[str]:
+def find_pareto_front(students: list[Row]) -> list[str]:
     """The Pareto front (score up; parameters and latency down): students that no other student dominates, best first.
 
     One dominates another when it is at least as good in all three and better in one. Latency counts where both have
@@ -43,51 +43,52 @@ def _dominates(one: Row, other: Row) -> bool:
     return better
 
 
-def pick(students: list[Row], limit: Limit) -> Pick:
+def pick_student(students: list[Row], limit: Limit) -> Choice:
     """The student to take.
 
     With `retention`: the smallest within the limit, by parameters; sizes within 1 % are equal, and the best score
     decides. Without: the best score within the limit.
     """
     wanted = " and ".join(
-        f"{name} {'>=' if name == 'retention' else '<='} {value:g}" for name, value in _given(limit).items()
+        f"{name} {'>=' if name == 'retention' else '<='} {value:g}" for name, value in _list_limits(limit).items()
     )
-    within = [row for row in students if _excess(row, limit) <= 1]
+    within = [row for row in students if _measure_excess(row, limit) <= 1]
     if not within:
-        return Pick(None, f"No student has {wanted}; {_nearest(students, limit)}.")
+        return Choice(None, f"No student has {wanted}; {_describe_nearest(students, limit)}.")
     why = "the best score"
     if limit.retention is not None:
         smallest = min(row["parameters"] for row in within)
         within = [row for row in within if row["parameters"] <= SAME_SIZE * smallest]
         why = "the smallest"
     best = max(within, key=lambda row: row["score"])
-    figures = ", ".join(f"{name} {_figure(best, name):g}" for name in _given(limit))
-    return Pick(best["model"], f"Take {best['model']}: {why} with {wanted} (score {best['score']:.2f}, {figures}).")
+    figures = ", ".join(f"{name} {_round_figure(best, name):g}" for name in _list_limits(limit))
+    return Choice(best["model"], f"Take {best['model']}: {why} with {wanted} (score {best['score']:.2f}, {figures}).")
 
 
-def _given(limit: Limit) -> dict[str, float]:
+def _list_limits(limit: Limit) -> dict[str, float]:
     return {name: value for name, value in limit.model_dump().items() if value is not None}
 
 
-def _figure(row: Row, name: str) -> float:
-    """What the row has of what a limit is on, to four digits."""
+def _round_figure(row: Row, name: str) -> float:
+    """The row's figure that a limit is on, to four digits."""
     value = row["retention"] / 100 if name == "retention" else row[COLUMNS[name]]
     return float(f"{value:.4g}")
 
 
-def _excess(row: Row, limit: Limit) -> float:
+def _measure_excess(row: Row, limit: Limit) -> float:
     """How many times the limit the row's worst figure is; at most 1 is within, infinite where one is not known."""
     worst = 0.0
-    for name, value in _given(limit).items():
+    for name, value in _list_limits(limit).items():
         own = row["retention"] / 100 if name == "retention" else row[COLUMNS[name]]
         over = (value / own if own > 0 else float("inf")) if name == "retention" else own / value
         worst = max(worst, over if over == over else float("inf"))  # NaN is not itself
     return worst
 
 
-def _nearest(students: list[Row], limit: Limit) -> str:
-    known = [row for row in students if _excess(row, limit) < float("inf")]
+def _describe_nearest(students: list[Row], limit: Limit) -> str:
+    known = [row for row in students if _measure_excess(row, limit) < float("inf")]
     if not known:
         return "none has all these figures; what was not measured is left out of the table"
-    row = min(known, key=lambda row: _excess(row, limit))
-    return f"nearest is {row['model']} ({', '.join(f'{name} {_figure(row, name):g}' for name in _given(limit))})"
+    row = min(known, key=lambda row: _measure_excess(row, limit))
+    figures = ", ".join(f"{name} {_round_figure(row, name):g}" for name in _list_limits(limit))
+    return f"nearest is {row['model']} ({figures})"

@@ -1,4 +1,4 @@
-"""A corpus in, its documents out one by one: no more of it is in memory than the document at hand.
+"""A corpus in, its documents out one by one: only the document at hand is in memory.
 
 corpus.txt | .tokens | .jsonl | .parquet | .csv         one file
 <folder>/wiki.train.tokens, wiki.valid.tokens           the split is a word of the name
@@ -14,49 +14,53 @@ from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
-from stages.corpora.corpus import Corpus
-from stages.settings import BadInput
-from stages.tasks import bundled
-from stages.tasks.files import read
+import pyarrow
+import pyarrow.parquet
+from datasets import get_dataset_split_names, load_dataset
+
+from stages.errors import BadInput
+from stages.schema.corpus import Corpus
+from stages.tasks.bundled import read_bundled
+from stages.tasks.files import read_table
 
 FORMATS = (".txt", ".tokens", ".jsonl", ".parquet", ".csv")
 WORDS = {"train": {"train"}, "validation": {"valid", "validation", "dev"}, "test": {"test"}}
 HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 HEADING = re.compile(r" = [^=].* = ")
 Row = tuple[str, dict[str, Any]]
-"""Where a row stands, to begin an error message with, and its columns."""
+"""File and line of a row, to begin an error message with, and its columns."""
 
 
-def documents(corpus: Corpus, row: str, source: str = "") -> dict[str, Iterator[str]]:
-    """The texts of `train` and, where the corpus has them apart, of `validation`; read as they are asked for.
+def read_documents(corpus: Corpus, row: str, source: str = "") -> dict[str, Iterator[str]]:
+    """The texts of `train` and, where the corpus has one, of `validation`; read as they are consumed.
 
     Args:
         row: the setting that describes the corpus, such as `data.corpora.wiki`; what an error says to change.
-        source: the setting that says where it stands, if not `<row>.source`.
+        source: the setting of its source, if not `<row>.source`.
 
     Raises:
         BadInput: no such file, folder or data set, or nothing in it to train on; while reading, text that is not UTF-8,
             a broken row, or one without the column.
     """
-    parts = _source(corpus, row, source or f"{row}.source")
+    splits = _read_source(corpus, row, source or f"{row}.source")
     if corpus.validation:
-        files = _files(corpus.validation, f"{row}.validation")
-        parts["validation"] = _texts(files, corpus, row)
-    return parts
+        files = _list_files(corpus.validation, f"{row}.validation")
+        splits["validation"] = _read_texts(files, corpus, row)
+    return splits
 
 
-def _source(corpus: Corpus, row: str, setting: str) -> dict[str, Iterator[str]]:
+def _read_source(corpus: Corpus, row: str, setting: str) -> dict[str, Iterator[str]]:
     if corpus.source == "bundled":
-        return {split: iter(table.columns["sentence"]) for split, table in bundled.tables().items()}
-    if found := _data_set(corpus.source):
-        return _hub(*found, corpus.text, row, setting)
-    splits = _splits(_files(corpus.source, setting))
+        return {split: iter(table.columns["sentence"]) for split, table in read_bundled().items()}
+    if data_set := _find_data_set(corpus.source):
+        return _read_hub(*data_set, corpus.text, row, setting)
+    splits = _split_files(_list_files(corpus.source, setting))
     if "train" not in splits:
         raise BadInput(f"{setting} {corpus.source} has text for validation and test only; add a file to train on")
-    return {split: _texts(files, corpus, row) for split, files in splits.items()}
+    return {split: _read_texts(files, corpus, row) for split, files in splits.items()}
 
 
-def _data_set(source: str) -> tuple[str, str | None] | None:
+def _find_data_set(source: str) -> tuple[str, str | None] | None:
     """Name and configuration of a data set of the hub: there, or in a folder, with tables in its own folders alone."""
     place = Path(source).expanduser()
     name, _, config = (str(place), "", "") if place.exists() else str(place).partition(":")
@@ -68,8 +72,8 @@ def _data_set(source: str) -> tuple[str, str | None] | None:
     return (name, config or None) if found else None
 
 
-def _files(named: str, setting: str) -> list[Path]:
-    place = Path(named).expanduser()
+def _list_files(source: str, setting: str) -> list[Path]:
+    place = Path(source).expanduser()
     if not place.exists():
         raise BadInput(f"{setting} {place} does not exist; give a file, a folder, or for a source a hub id")
     found = sorted(path for path in (place.iterdir() if place.is_dir() else [place]) if path.suffix in FORMATS)
@@ -78,7 +82,7 @@ def _files(named: str, setting: str) -> list[Path]:
     return found
 
 
-def _splits(files: list[Path]) -> dict[str, list[Path]]:
+def _split_files(files: list[Path]) -> dict[str, list[Path]]:
     """Files by split; a single file is train whatever its name, and one that says nothing is where none says train."""
     if len(files) == 1:
         return {"train": files}
@@ -91,15 +95,15 @@ def _splits(files: list[Path]) -> dict[str, list[Path]]:
     return {split: found[split] for split in ("train", "validation") if found.get(split)}
 
 
-def _texts(files: list[Path], corpus: Corpus, row: str) -> Iterator[str]:
+def _read_texts(files: list[Path], corpus: Corpus, row: str) -> Iterator[str]:
     for path in files:
         if path.suffix in (".txt", ".tokens"):
-            yield from DOCUMENTS[corpus.documents](text for _, text in _lines(path))
+            yield from DOCUMENTS[corpus.documents](text for _, text in _read_lines(path))
         else:
-            yield from _column(ROWS[path.suffix](path, corpus.text), corpus.text, row)
+            yield from _select_column(ROWS[path.suffix](path, corpus.text), corpus.text, row)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines, from 1, without their ends."""
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
@@ -113,17 +117,17 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, text.removeprefix("\ufeff").rstrip("\r\n")
 
 
-def _line_by_line(lines: Iterable[str]) -> Iterator[str]:
+def _documents_by_line(lines: Iterable[str]) -> Iterator[str]:
     return (line.strip() for line in lines if line.strip())
 
 
-def _between_blank_lines(lines: Iterable[str]) -> Iterator[str]:
+def _documents_by_blank_line(lines: Iterable[str]) -> Iterator[str]:
     for full, group in groupby(map(str.strip, lines), key=bool):
         if full:
             yield "\n".join(group)
 
 
-def _articles(lines: Iterable[str]) -> Iterator[str]:
+def _documents_by_article(lines: Iterable[str]) -> Iterator[str]:
     article: list[str] = []
     before = ""
     for line, after in pairwise(chain(lines, [""])):
@@ -139,14 +143,14 @@ def _articles(lines: Iterable[str]) -> Iterator[str]:
 
 
 DOCUMENTS: dict[str, Callable[[Iterable[str]], Iterator[str]]] = {
-    "lines": _line_by_line,
-    "blank_lines": _between_blank_lines,
-    "articles": _articles,
+    "lines": _documents_by_line,
+    "blank_lines": _documents_by_blank_line,
+    "articles": _documents_by_article,
 }
 
 
-def _jsonl(path: Path, column: str) -> Iterator[Row]:
-    for number, line in _lines(path):
+def _read_jsonl(path: Path, column: str) -> Iterator[Row]:
+    for number, line in _read_lines(path):
         if line.strip():
             try:
                 value = json.loads(line)
@@ -157,10 +161,7 @@ def _jsonl(path: Path, column: str) -> Iterator[Row]:
             yield f"{path}, line {number}", value
 
 
-def _parquet(path: Path, column: str) -> Iterator[Row]:
-    import pyarrow
-    import pyarrow.parquet
-
+def _read_parquet(path: Path, column: str) -> Iterator[Row]:
     done = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -173,18 +174,20 @@ def _parquet(path: Path, column: str) -> Iterator[Row]:
         raise BadInput(f"{path} cannot be read as Parquet ({error}); write it again") from None
 
 
-def _csv(path: Path, column: str) -> Iterator[Row]:
-    table = read(path)
+def _read_csv(path: Path, column: str) -> Iterator[Row]:
+    table = read_table(path)
     for number, cells in enumerate(zip(*table.columns.values(), strict=True)):
-        yield table.where(number), dict(zip(table.columns, cells, strict=True))
+        yield table.describe_row(number), dict(zip(table.columns, cells, strict=True))
 
 
-ROWS: dict[str, Callable[[Path, str], Iterator[Row]]] = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv}
+ROWS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+    ".csv": _read_csv,
+}
 
 
-def _hub(name: str, config: str | None, column: str, row: str, setting: str) -> dict[str, Iterator[str]]:
-    from datasets import get_dataset_split_names, load_dataset
-
+def _read_hub(name: str, config: str | None, column: str, row: str, setting: str) -> dict[str, Iterator[str]]:
     try:
         names = get_dataset_split_names(name, config)
         if "train" not in names:
@@ -201,19 +204,19 @@ def _hub(name: str, config: str | None, column: str, row: str, setting: str) -> 
             f"{setting} {name} {what} ({reason}); give a file, a folder or a hub id, with its configuration "
             "behind a colon where it has several"
         ) from error
-    return {split: _column(_numbered(split, rows), column, row) for split, rows in splits.items()}
+    return {split: _select_column(_number_rows(split, rows), column, row) for split, rows in splits.items()}
 
 
-def _numbered(split: str, rows: Iterable[dict[str, Any]]) -> Iterator[Row]:
+def _number_rows(split: str, rows: Iterable[dict[str, Any]]) -> Iterator[Row]:
     return ((f"{split}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
-def _column(rows: Iterable[Row], column: str, setting: str) -> Iterator[str]:
+def _select_column(rows: Iterable[Row], column: str, setting: str) -> Iterator[str]:
     for where, row in rows:
         if column not in row:
             found = ", ".join(row) or "nothing"
             raise BadInput(f"{where}: no column `{column}`, but {found}; set {setting}.text")
         if not isinstance(row[column], str):
-            raise BadInput(f"{where}: {column} is {row[column]!r:.50} where a text is wanted; correct that row")
+            raise BadInput(f"{where}: {column} is {row[column]!r:.50} and not a text; correct that row")
         if row[column].strip():
             yield row[column]

@@ -1,20 +1,17 @@
 """Documents in, tokens out: many documents at a time, and never a whole corpus in memory."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 UNKNOWN = "<unk>"
-"""How WikiText and its like write a word that was left out."""
+"""How WikiText and its like write a word that was removed."""
 DOCUMENTS, CHARACTERS = 1000, 1_000_000
 """What is tokenized at a time."""
 
 
-def batched(texts: Iterable[str]) -> Iterator[list[str]]:
+def batch_texts(texts: Iterable[str]) -> Iterator[list[str]]:
     """Texts, as many as are tokenized together."""
     batch: list[str] = []
     size = 0
@@ -28,8 +25,8 @@ def batched(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def tokenize(texts: list[str], tokenizer: "PreTrainedTokenizerBase", end: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids (int32) of all texts in a row, the token `end` behind each, and where a word begins (bool): both (tokens,).
+def tokenize_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids (int32) of all texts in a row, the token `end` after each, and where a word begins (bool): both (tokens,).
 
     A special token is a word of its own; `<unk>` in a text is the tokenizer's unknown token.
 

@@ -1,19 +1,18 @@
-"""What stands beside the graph: config, tokenizer, manifest with checksums, model card with the figures."""
+"""The files beside the graph: config, tokenizer, manifest with checksums, model card with the scores."""
 
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stages.graph.usage import usage
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from stages.graph.exporter import CardText
 
 Facts = dict[str, Any]
 
 
-def write_config(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+def write_config(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """`config.json` of the architecture, and the tokenizer."""
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
@@ -23,32 +22,32 @@ def write_config(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedT
 def write_manifest(folder: Path, facts: Facts) -> Facts:
     """`manifest.json`: the facts, and the SHA-256 of every other file in the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
-    manifest = facts | {"files": {path.relative_to(folder).as_posix(): digest(path) for path in files}}
+    manifest = facts | {"files": {path.relative_to(folder).as_posix(): compute_digest(path) for path in files}}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf8")
     return manifest
 
 
-def digest(path: Path) -> str:
+def compute_digest(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_card(folder: Path, facts: Facts, scores: Facts) -> None:
+def write_card(folder: Path, facts: Facts, text: CardText, scores: Facts) -> None:
     """`README.md`, the model card.
 
     Args:
-        facts: what goes into the manifest.
-        scores: evaluate's figures of the models up to this one, the teacher first.
+        facts: the manifest's.
+        scores: evaluate's metrics of the models up to this one, the teacher first.
     """
     own, teacher = scores[facts["role"]], scores["teacher"]
     metric, share = facts["task"]["metrics"][0], own["layer_parameters"] / teacher["layer_parameters"]
     kind = "A low-rank student" if facts["low_rank"] else "A smaller student"
     what = f"{kind} of {facts['base']}" if facts["role"] == "student" else f"{facts['base']}, fine-tuned"
     lines = [
-        _front_matter(facts),
+        _front_matter(facts, text),
         f"# makd-{facts['name']} ({facts['role']})\n",
-        f"{what}, for the task `{facts['name']}`: {_task(facts)}. Made by MaKD (factorize, then distill).\n",
+        f"{what}, for the task `{facts['name']}`: {text.task}. Made by MaKD (factorize, then distill).\n",
         f"It has {share:.1%} of the teacher's layer parameters.\n",
         "## Scores\n",
         f"Validation split, points of 100; the interval of {metric} is a 95 % bootstrap over the examples.\n",
@@ -56,11 +55,11 @@ def write_card(folder: Path, facts: Facts, scores: Facts) -> None:
         "|---" * (len(own["metrics"]) + 5) + "|",
         *(_score_row(name, row) for name, row in scores.items()),
         "\n## Variants\n",
-        f"`difference`: largest change of a logit against PyTorch. `{metric}`: {_measured_on(facts)}.\n",
+        f"`difference`: largest change of a logit against PyTorch. `{metric}`: {text.scored_on}.\n",
         f"| variant | file | opset | MB | difference | {metric} |",
         "|---|---|---|---|---|---|",
         *(_variant_row(name, row) for name, row in facts["variants"].items()),
-        f"\n## Use\n\n```python\n{usage(facts)}\n```\n",
+        f"\n## Use\n\n```python\n{text.usage}\n```\n",
         "Checksums of all files are in `manifest.json`.\n",
         "## License\n",
         f"The weights derive from {facts['base']} and from the task's data: the licenses of both apply.",
@@ -68,25 +67,12 @@ def write_card(folder: Path, facts: Facts, scores: Facts) -> None:
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf8")
 
 
-def _front_matter(facts: Facts) -> str:
+def _front_matter(facts: Facts, text: CardText) -> str:
     known = f"base_model: {facts['base']}\n" if "/" in facts["base"] else ""
-    kind = "text-generation" if facts.get("kind") == "causal_lm" else "text-classification"
     return (
-        f"---\nlibrary_name: onnx\npipeline_tag: {kind}\n{known}"
+        f"---\nlibrary_name: onnx\npipeline_tag: {text.pipeline_tag}\n{known}"
         f"tags: [onnx, {'low-rank, ' * facts['low_rank']}distillation]\n---\n"
     )
-
-
-def _task(facts: Facts) -> str:
-    if facts.get("kind") == "causal_lm":
-        return "the beginning of a text in, its continuation out, up to {:,} tokens together".format(facts["positions"])
-    text = "two texts" if facts["pair"] else "a text"
-    labels = facts["task"]["labels"]
-    return f"{text} in, {'one of ' + ', '.join(labels) if labels else 'a value'} out"
-
-
-def _measured_on(facts: Facts) -> str:
-    return "ONNX Runtime on the split's tokens" if facts.get("kind") == "causal_lm" else "ONNX Runtime on raw text"
 
 
 def _score_row(name: str, row: Facts) -> str:

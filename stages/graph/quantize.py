@@ -1,10 +1,10 @@
-"""Smaller numbers in the same graph: float16 for GPUs, 8 bits for CPUs.
+"""Quantization: smaller numbers in the same graph, float16 for GPUs, 8 bits for CPUs.
 
 Weights become 8-bit integers, one scale per output channel; activations get their range from each request
 (dynamic), so no range is ever too small for a text that calibration did not see. What calibration text is
 needed for is the step before: a few activation channels are far larger than the rest and would take the whole
 8-bit range. They are divided down, and their weights multiplied up, until both sides are as easy to round
-(`smooth`).
+(`smooth_activations`).
 
 Why this way: MiniLM on SST-2 (872 sentences, one thread, AVX512-VNNI), teacher / half-rank student:
 
@@ -29,39 +29,35 @@ CPUs without VNNI add 8-bit products in 16 bits and may saturate: export where t
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stages.graph.trace import quiet
+import numpy as np
+import onnx
+import onnxruntime
+from numpy import ndarray
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
-if TYPE_CHECKING:
-    from numpy import ndarray
-    from onnx import ModelProto, NodeProto
-
-Batch = dict[str, "ndarray"]
+from serving.exported import Feed
+from stages.graph.trace import silence_converters
 
 
 def to_fp16(source: Path, target: Path) -> None:
     """Weights and arithmetic in float16; inputs and outputs keep their types."""
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
     onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
 
 
-def to_int8(source: Path, target: Path, texts: Iterable[Batch]) -> None:
+def to_int8(source: Path, target: Path, feeds: Iterable[Feed]) -> None:
     """Every matrix and embedding table in 8 bits.
 
     Args:
-        texts: calibration inputs, without padding.
+        feeds: calibration inputs, without padding.
     """
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
     model = onnx.load(source)
-    untie(model)
-    smooth(model, _ranges(model, texts))
+    untie_embeddings(model)
+    smooth_activations(model, _measure_ranges(model, feeds))
     del model.graph.value_info[:]  # the exporter's shapes are symbolic; the quantizer infers its own
-    with quiet():
+    with silence_converters():
         quantize_dynamic(
             model,
             target,
@@ -73,13 +69,10 @@ def to_int8(source: Path, target: Path, texts: Iterable[Batch]) -> None:
         )
 
 
-def untie(model: "ModelProto") -> None:
+def untie_embeddings(model: ModelProto) -> None:
     """Gives a matrix that is a table transposed (the head of a language model, tied to its embedding) a weight of its
     own, in place: otherwise the table would stay out of 8-bit products, and be turned anew for each token.
     """
-    import numpy as np
-    from onnx import numpy_helper
-
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     for node in [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in tensors]:
@@ -89,7 +82,7 @@ def untie(model: "ModelProto") -> None:
         graph.node.remove(node)
 
 
-def smooth(model: "ModelProto", ranges: dict[str, "ndarray"], strength: float = 0.65) -> None:
+def smooth_activations(model: ModelProto, ranges: dict[str, ndarray], strength: float = 0.65) -> None:
     """Moves the outliers of activations into the weights, in place; the function computed stays the same.
 
     x W = (x / s) (s W),  s_j = max|x_j|^a / max|W_j|^(1-a)  per input channel j
@@ -101,17 +94,16 @@ def smooth(model: "ModelProto", ranges: dict[str, "ndarray"], strength: float = 
         ranges: largest |x_j| of each activation that enters a matrix, shape (channels,).
         strength: a, how much of the difficulty moves to the weights.
     """
-    import numpy as np
-    from onnx import helper, numpy_helper
-
-    graph, products = model.graph, _products(model)
+    graph, products = model.graph, _list_products(model)
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    matrices = {name: numpy_helper.to_array(tensors[name]) for nodes in products.values() for name in _weights(nodes)}
+    matrices = {
+        name: numpy_helper.to_array(tensors[name]) for nodes in products.values() for name in _list_weights(nodes)
+    }
     makers = {node.output[0]: node.input[1] for nodes in products.values() for node in nodes}
     for name, nodes in products.items():
-        height = np.max([np.abs(matrices[weight]).max(axis=1) for weight in _weights(nodes)], axis=0)
+        height = np.max([np.abs(matrices[weight]).max(axis=1) for weight in _list_weights(nodes)], axis=0)
         scale = np.maximum(ranges[name], 1e-5) ** strength / np.maximum(height, 1e-5) ** (1 - strength)
-        for weight in _weights(nodes):
+        for weight in _list_weights(nodes):
             matrices[weight] = matrices[weight] * scale[:, None]
         readers = [node for node in graph.node if name in node.input]
         if name in makers and len(readers) == len(nodes):
@@ -126,27 +118,24 @@ def smooth(model: "ModelProto", ranges: dict[str, "ndarray"], strength: float = 
         tensors[name].CopyFrom(numpy_helper.from_array(matrix.astype(np.float32), name))
 
 
-def _ranges(model: "ModelProto", texts: Iterable[Batch]) -> dict[str, "ndarray"]:
-    """Largest |x_j| over all tokens of the texts, for each activation that enters a matrix."""
-    import numpy as np
-    import onnxruntime
-    from onnx import ModelProto, ValueInfoProto
-
-    names = list(_products(model))
+def _measure_ranges(model: ModelProto, feeds: Iterable[Feed]) -> dict[str, ndarray]:
+    """Largest |x_j| over all tokens of the feeds, for each activation that enters a matrix."""
+    names = list(_list_products(model))
     probe = ModelProto()
     probe.CopyFrom(model)
     probe.graph.output.extend(ValueInfoProto(name=name) for name in names)
     session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
     largest = [0.0] * len(names)
-    for text in texts:
-        found = session.run(names, text)
+    for feed in feeds:
+        activations = session.run(names, feed)
         largest = [
-            np.maximum(a, np.abs(x).reshape(-1, x.shape[-1]).max(axis=0)) for a, x in zip(largest, found, strict=True)
+            np.maximum(a, np.abs(x).reshape(-1, x.shape[-1]).max(axis=0))
+            for a, x in zip(largest, activations, strict=True)
         ]
     return dict(zip(names, largest, strict=True))
 
 
-def _products(model: "ModelProto") -> dict[str, list["NodeProto"]]:
+def _list_products(model: ModelProto) -> dict[str, list[NodeProto]]:
     """Products with a matrix that nothing else uses, by the activation that enters them."""
     uses = Counter(name for node in model.graph.node for name in node.input)
     matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2 and uses[tensor.name] == 1}
@@ -157,5 +146,5 @@ def _products(model: "ModelProto") -> dict[str, list["NodeProto"]]:
     return products
 
 
-def _weights(nodes: list["NodeProto"]) -> list[str]:
+def _list_weights(nodes: list[NodeProto]) -> list[str]:
     return [node.input[1] for node in nodes]

@@ -20,7 +20,7 @@ REWRITES = [simplify_padding, flatten_attention, keep_first_token, sum_residuals
 """In the order in which they help each other."""
 
 
-def rewrite(path: Path) -> None:
+def rewrite_graph(path: Path) -> None:
     """Rewrites an ONNX file in place."""
     model = ir.load(path)
     for step in REWRITES:

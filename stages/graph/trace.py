@@ -11,18 +11,20 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stages.settings import BadInput
+import onnx
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import PretrainedConfig, PreTrainedModel
+from stages.errors import BadInput
+from stages.models.anatomy import unwrap_low_rank
 
 OPSETS = {"fp32": 23, "portable": 18}
 
 
-def trace(model: "PreTrainedModel", inputs: Sequence[str], path: Path, *, opset: int = OPSETS["fp32"]) -> None:
+def trace_classifier(model: PreTrainedModel, inputs: Sequence[str], path: Path, *, opset: int = OPSETS["fp32"]) -> None:
     """One ONNX file: `inputs`, each (batch, length) int64, in; `logits` (batch, outputs) float32 out.
 
     Batch and length are free; length is at least 2 (first and last special token).
@@ -30,13 +32,11 @@ def trace(model: "PreTrainedModel", inputs: Sequence[str], path: Path, *, opset:
     Raises:
         BadInput: the exporter cannot take this architecture.
     """
-    import torch
-
     example = {name: torch.ones(2, 7, dtype=torch.int64) for name in inputs}
-    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=2, max=positions(model))}
-    write(
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=2, max=get_max_positions(model))}
+    export_graph(
         model,
-        _logits(model, inputs),
+        _wrap_logits(model, inputs),
         path,
         example=tuple(example.values()),
         free=((free,) * len(inputs),),
@@ -46,9 +46,9 @@ def trace(model: "PreTrainedModel", inputs: Sequence[str], path: Path, *, opset:
     )
 
 
-def write(
-    model: "PreTrainedModel",
-    wrapped: "nn.Module",
+def export_graph(
+    model: PreTrainedModel,
+    wrapped: nn.Module,
     path: Path,
     *,
     example: tuple,
@@ -57,7 +57,7 @@ def write(
     outputs: list[str],
     opset: int,
 ) -> None:
-    """Traces a model, as `wrapped` calls it, into one file that says nothing of where it was made.
+    """Traces a model, as `wrapped` calls it, into one file without local paths.
 
     Args:
         example: what `wrapped` is called with.
@@ -66,10 +66,8 @@ def write(
     Raises:
         BadInput: the exporter cannot take this architecture.
     """
-    import torch
-
     try:
-        with quiet():
+        with silence_converters():
             model.set_attn_implementation("sdpa")
             torch.onnx.export(
                 wrapped.eval(),
@@ -84,19 +82,17 @@ def write(
                 optimize=True,
                 verbose=False,
             )
-        _strip(path)
+        _strip_metadata(path)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise BadInput(
-            f"the ONNX exporter cannot take {base(model).config.model_type} at opset {opset}: {reason}; "
+            f"the ONNX exporter cannot take {unwrap_low_rank(model).config.model_type} at opset {opset}: {reason}; "
             "choose another base.model"
         ) from error
 
 
-def _strip(path: Path) -> None:
+def _strip_metadata(path: Path) -> None:
     """Takes out where each node came from: stack traces name local folders and differ from run to run."""
-    import onnx
-
     model = onnx.load(path)
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
         del part.metadata_props[:]
@@ -106,8 +102,8 @@ def _strip(path: Path) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without the converters' remarks about themselves; what they raise still comes through."""
+def silence_converters() -> Iterator[None]:
+    """Without the converters' log messages and warnings; their errors still come through."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -118,29 +114,22 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def base(model: "PreTrainedModel") -> "PreTrainedModel":
-    """The architecture that a stranger knows: of a low-rank model the one it wraps, of another itself."""
-    inner = vars(model)["_modules"].get("base")
-    return model if inner is None else inner
-
-
-def positions(model: "PreTrainedModel") -> int:
+def get_max_positions(model: PreTrainedModel) -> int:
     """The most tokens that the model reads; RoBERTa's positions start behind the padding id."""
-    config: PretrainedConfig = base(model).config
+    config: PretrainedConfig = unwrap_low_rank(model).config
     positions = getattr(config, "max_position_embeddings", 512)
     return positions - (config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0)
 
 
-def _logits(model: "PreTrainedModel", names: Sequence[str]) -> "nn.Module":
+def _wrap_logits(model: PreTrainedModel, names: Sequence[str]) -> nn.Module:
     """The model with named inputs in a fixed order in and nothing but logits out."""
-    from torch import nn
 
     class Logits(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, *tensors: "Tensor") -> "Tensor":
+        def forward(self, *tensors: Tensor) -> Tensor:
             return self.model(**dict(zip(names, tensors, strict=True))).logits
 
     return Logits()

@@ -1,4 +1,4 @@
-"""From a PyTorch decoder to an ONNX graph that remembers.
+"""From a PyTorch decoder to an ONNX graph with past key values (KV cache).
 
 The graph reads new tokens behind the keys and values of those before them and gives both back, so that one graph does
 prefill (an empty past) and decode (one new token). Names are those of Optimum and Transformers.js:
@@ -11,70 +11,64 @@ prefill (an empty past) and decode (one new token). Names are those of Optimum a
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stages.graph.trace import OPSETS, write
-from stages.models.anatomy import Parts
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from transformers import DynamicCache, PreTrainedModel
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import PreTrainedModel
+from stages.graph.trace import OPSETS, export_graph
+from stages.models.anatomy import ModelParts
 
-Pairs = list[tuple["Tensor", "Tensor"]]
+Pairs = list[tuple[Tensor, Tensor]]
 """Keys and values, layer by layer."""
 
 
-def trace_decoder(model: "PreTrainedModel", path: Path, *, opset: int = OPSETS["fp32"]) -> None:
+def trace_decoder(model: PreTrainedModel, path: Path, *, opset: int = OPSETS["fp32"]) -> None:
     """One ONNX file of a causal language model, dense or low-rank; batch, length and past are free.
 
     Raises:
         BadInput: the exporter cannot take this architecture, or its family has no row in `FAMILIES`.
     """
-    import torch
-    from torch.export import Dim
-
-    shape = Parts(model).shape
+    parts = ModelParts(model)
+    head_width = parts.count_outputs("q") // parts.heads
     batch, length, past, total = 2, 5, 3, 8
-    cached = (batch, shape.key_heads, past, shape.widths["k"] // shape.key_heads)
+    cached = (batch, parts.count_outputs("k") // head_width, past, head_width)
     ids = torch.ones(batch, length, dtype=torch.int64)
     axes = {name: Dim(name) for name in ("batch", "length", "past", "total")}
     new, seen = {0: axes["batch"], 1: axes["length"]}, {0: axes["batch"], 2: axes["past"]}
-    names = [f"{i}.{part}" for i in range(shape.depth) for part in ("key", "value")]
-    write(
+    names = [f"{i}.{part}" for i in range(parts.depth) for part in ("key", "value")]
+    export_graph(
         model,
-        _remembering(model),
+        _wrap_cache(model),
         path,
         example=(
             ids,
             torch.ones(batch, total, dtype=torch.int64),
             ids.cumsum(1) + past - 1,
-            [(torch.zeros(cached), torch.zeros(cached)) for _ in range(shape.depth)],
+            [(torch.zeros(cached), torch.zeros(cached)) for _ in range(parts.depth)],
         ),
-        free=(new, {0: axes["batch"], 1: axes["total"]}, new, [(seen, seen)] * shape.depth),
+        free=(new, {0: axes["batch"], 1: axes["total"]}, new, [(seen, seen)] * parts.depth),
         inputs=["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{name}" for name in names)],
         outputs=["logits", *(f"present.{name}" for name in names)],
         opset=opset,
     )
 
 
-def _remembering(model: "PreTrainedModel") -> "nn.Module":
+def _wrap_cache(model: PreTrainedModel) -> nn.Module:
     """The model with its cache as plain tensors in and out."""
-    from torch import nn
-    from transformers import DynamicCache
 
-    class Remembering(nn.Module):
+    class WithCache(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(
-            self, ids: "Tensor", mask: "Tensor", positions: "Tensor", past: Pairs
-        ) -> "tuple[Tensor, list[Tensor]]":
-            # a cache of the config's own would forget what lies before a sliding window; the mask hides that, too
+        def forward(self, ids: Tensor, mask: Tensor, positions: Tensor, past: Pairs) -> tuple[Tensor, list[Tensor]]:
+            # the config's own cache would drop what lies before a sliding window; the mask hides that, too
             cache = DynamicCache(past)
             logits = self.model(
                 ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             ).logits
             return logits, [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
 
-    return Remembering()
+    return WithCache()

@@ -1,50 +1,52 @@
-"""A task's plain text in, blocks of tokens out: documents run on from block to block, the end token between them."""
+"""A task's plain text in, blocks of tokens out (packing): documents run on from block to block, the end token between
+them.
+"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stages.corpora.corpus import Corpus
-from stages.corpora.documents import documents
-from stages.settings import BadInput, Data
-from stages.tasks import Task, folder
+from transformers import PreTrainedTokenizerBase
+
+from stages.corpora.blocks import BlockWriter, CausalBlockWriter, save_blocks
+from stages.corpora.documents import read_documents
+from stages.corpora.fill import fill_blocks
+from stages.errors import BadInput
+from stages.schema.corpus import Corpus
+from stages.schema.task import CausalLMTask
+from stages.settings import Data
+from stages.tasks.data_folder import find_task_folders
 from stages.tasks.preparation import Preparation
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
-
-def packed(given: Preparation) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Writes `train/` and `validation/`; returns the content's name and what is to be said of each split.
+def write_packed_text(given: Preparation[CausalLMTask]) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Writes `train/` and `validation/`; returns the content's fingerprint and a report on each split.
 
     Raises:
         BadInput: the source cannot be read or fills no block, or the task's end token is none of the tokenizer's.
     """
-    from stages.corpora.blocks import CausalBlocks, save
-    from stages.corpora.fill import fill
-
     name, task, tokenizer, settings = given.name, given.task, given.tokenizer, given.settings
-    end, length = _end(name, task, tokenizer), settings.max_length
-    corpus = Corpus(source=_source(given.data, name, task), text=task.text[0], documents=task.documents)
-    writers = {
-        "train": CausalBlocks(given.place / "train", tokenizer, length, end=end, most=settings.train_examples),
-        "validation": CausalBlocks(given.place / "validation", tokenizer, length, end=end),
+    end, length = _find_end_token(name, task, tokenizer), settings.max_length
+    corpus = Corpus(source=_locate_source(given.data, name, task), text=task.text[0], documents=task.documents)
+    writers: dict[str, BlockWriter] = {
+        "train": CausalBlockWriter(given.folder / "train", tokenizer, length, end=end, most=settings.train_examples),
+        "validation": CausalBlockWriter(given.folder / "validation", tokenizer, length, end=end),
     }
-    parts = documents(corpus, f"data.custom.{name}", source="data.source")
-    fill(writers, parts, tokenizer, settings.validation_share, given.seed)
-    content = save(writers, f"task {name}", length="prepare.max_length", share="prepare.validation_share")
+    documents = read_documents(corpus, f"data.custom.{name}", source="data.source")
+    fill_blocks(writers, documents, tokenizer, settings.validation_share, given.seed)
+    content = save_blocks(writers, f"task {name}", length="prepare.max_length", share="prepare.validation_share")
     return content, {split: writer.statistics() for split, writer in writers.items()}
 
 
-def _source(data: Data, name: str, task: Task) -> str:
-    """Where the text stands: a folder, or `bundled`."""
+def _locate_source(data: Data, name: str, task: CausalLMTask) -> str:
+    """The source of the text: a folder, or `bundled`."""
     if data.source == "hub":
         raise BadInput(f"data.source hub has GLUE's tasks, not {name}; set data.source to a folder, or to bundled")
     if data.source == "bundled":
         return data.source
-    return str(folder.places(Path(data.source).expanduser(), name, task)[0])
+    return str(find_task_folders(Path(data.source).expanduser(), name, task)[0])
 
 
-def _end(name: str, task: Task, tokenizer: "PreTrainedTokenizerBase") -> int:
+def _find_end_token(name: str, task: CausalLMTask, tokenizer: PreTrainedTokenizerBase) -> int:
     if not task.end:
         return tokenizer.eos_token_id
     if task.end not in (vocabulary := tokenizer.get_vocab()):

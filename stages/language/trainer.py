@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stages.language.scores import answered, next_tokens, summed
-from stages.models.heads import AskedHead
-from stages.training import OrderedTrainer
+from stages.language.token_targets import next_token_targets, sum_per_example, token_nll
+from stages.models.selective_head import SelectiveLMHead
+from stages.training.data_order import OrderedTrainer
 
 
 class NextTokenTrainer(OrderedTrainer):
-    """Next-token prediction; the head answers at the asked positions alone.
+    """Next-token prediction; the head is applied at the predicted positions alone.
 
     L = mean_b mean_i −log q(y_bi)
 
@@ -21,20 +21,21 @@ class NextTokenTrainer(OrderedTrainer):
     """
 
     def __init__(self, model: PreTrainedModel, **kwargs: Any) -> None:
-        self.head = AskedHead(model)
+        self.head = SelectiveLMHead(model)
         super().__init__(model, **kwargs)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        said, tokens = self._said(model, inputs)
-        return (said[:, 0] / tokens).mean()
+        sums, tokens = self._sum_predictions(model, inputs)
+        return (sums[:, 0] / tokens).mean()
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any):
-        """For each example, in place of logits and labels, what `stages.tasks.metrics.scores` takes of it."""
+        """For each example, in place of logits and labels, the sums that `TokenScorer` scores."""
         with torch.inference_mode(), self.compute_loss_context_manager():
-            return None, *self._said(model, self._prepare_inputs(inputs))
+            return None, *self._sum_predictions(model, self._prepare_inputs(inputs))
 
-    def _said(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Sums of −log q(y) and of hits, (batch, 2), and how many tokens were asked for, (batch,)."""
-        read, self.head.where, answers = next_tokens(inputs)
-        logits = model(**read, use_cache=False).logits
-        return summed(answered(logits, answers), self.head.where), self.head.where.sum(1)
+    def _sum_predictions(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Sums of −log q(y) and of correct tokens, (batch, 2), and the number of predicted tokens, (batch,)."""
+        targets = next_token_targets(inputs)
+        self.head.positions = targets.positions
+        logits = model(**targets.inputs, use_cache=False).logits
+        return sum_per_example(token_nll(logits, targets.tokens), targets.positions), targets.positions.sum(1)

@@ -1,29 +1,28 @@
 """What the budget leaves for the matrices, once what cannot be factorized is paid."""
 
 import math
-from typing import TYPE_CHECKING
 
-from stages.models.anatomy import Parts, plain
-from stages.settings import BadInput, Factorize
+from transformers import PreTrainedModel
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from stages.errors import BadInput
+from stages.models.anatomy import ModelParts, unwrap_low_rank
+from stages.settings import Factorize
 
 
-def room(settings: Factorize, teacher: "PreTrainedModel", start: "PreTrainedModel") -> int | None:
-    """Parameters that all matrices of `start` together may store; None where they all fit as they are.
+def matrix_budget(settings: Factorize, teacher: PreTrainedModel, student: PreTrainedModel) -> int | None:
+    """Parameters that all matrices of `student` together may store; None where they all fit as they are.
 
     Args:
         teacher: the model that the budget is a share of.
-        start: the student before factorization.
+        student: before factorization.
 
     Raises:
         BadInput: the budget does not even hold biases and norms (with `count: all` embeddings and head too), or
-            the embedding's rank saves nothing, or the head is tied to the embedding, or a start over the budget is
+            the embedding's rank saves nothing, or the head is tied to the embedding, or a student over the budget is
             factorized already.
     """
-    words = Parts(start).words.weight
-    head = start.get_output_embeddings()
+    words = ModelParts(student).word_embedding.weight
+    head = student.get_output_embeddings()
     if settings.embeddings and head is not None and head.weight is words:
         raise BadInput(
             f"factorize.embeddings {settings.embeddings} would part the word embedding from the head that shares its "
@@ -34,18 +33,18 @@ def room(settings: Factorize, teacher: "PreTrainedModel", start: "PreTrainedMode
             f"factorize.embeddings {settings.embeddings} saves nothing on a {tuple(words.shape)} embedding; "
             f"use less than {-(-words.numel() // sum(words.shape))}"
         )
-    whole, has = (_counted(model, settings.count) for model in (teacher, start))
+    whole, own = (_count_parameters(model, settings.count) for model in (teacher, student))
     if settings.count == "all" and settings.embeddings:
-        has += settings.embeddings * sum(words.shape) - words.numel()
+        own += settings.embeddings * sum(words.shape) - words.numel()
     budget = int(settings.budget * whole)
-    if has <= budget:
+    if own <= budget:
         return None
-    if plain(start) is not start:
+    if unwrap_low_rank(student) is not student:
         raise BadInput(
-            f"a student that is factorized already has {has / whole:.1%} of {whole:,} parameters, more than "
+            f"a student that is factorized already has {own / whole:.1%} of {whole:,} parameters, more than "
             f"factorize.budget {settings.budget:g}; start from a dense one, or raise the budget"
         )
-    fixed = has - Parts(start).matrix_parameters()
+    fixed = own - ModelParts(student).count_matrix_parameters()
     if budget <= fixed:
         raise BadInput(
             f"factorize.budget {settings.budget} of {whole:,} parameters is less than the {fixed:,} that cannot be "
@@ -55,5 +54,5 @@ def room(settings: Factorize, teacher: "PreTrainedModel", start: "PreTrainedMode
     return budget - fixed
 
 
-def _counted(model: "PreTrainedModel", count: str) -> int:
-    return Parts(model).layer_parameters() if count == "layers" else model.num_parameters()
+def _count_parameters(model: PreTrainedModel, count: str) -> int:
+    return ModelParts(model).count_layer_parameters() if count == "layers" else model.num_parameters()

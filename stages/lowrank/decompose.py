@@ -9,31 +9,34 @@ that cutting the rank would make in that norm. Computed in float64.
 | fisher | diag(√Σ_j E[g_ij²]) | I | rows weighted by the loss's gradients | FWSVD (Hsu et al. 2022), eq. 6 |
 | whitened | I | chol(C) | ‖X Wᵀ − X (AB)ᵀ‖, the output's error | DRONE (Chen et al. 2021), SVD-LLM (Wang et al. 2025) |
 
-C is E[x xᵀ] in those papers. Where the map has a bias, ours is the covariance E[(x−μ)(x−μ)ᵀ] instead: what the factors
-miss of the mean input is a constant, (W − AB) μ, which the bias takes up at no cost. It leaves the least output error
-that any affine map of that rank can have; activations of Transformers have large means.
+C is E[x xᵀ] in those papers. Where the map has a bias, ours is the covariance E[(x−μ)(x−μ)ᵀ] instead: the error on the
+mean input is a constant, (W − AB) μ, which is added to the bias at no cost. No other affine map of
+that rank has a smaller output error; activations of Transformers have large means.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+Method = Literal["svd", "fisher", "whitened"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What calibration text says of one matrix W (out, in)."""
+    """Statistics of one matrix W (out, in) on calibration text."""
 
     inputs: Tensor
     """Second moment of the input, E[x xᵀ] over real tokens; (in, in), float64."""
     mean: Tensor | None = None
-    """Mean of the input, μ; (in,), float64. Given where a bias can take it up."""
+    """Mean of the input, μ; (in,), float64. Given where there is a bias."""
     rows: Tensor | None = None
     """Fisher information of each row, Σ_j E[g_ij²]; (out,), float64. Only `fisher` needs it."""
 
     @property
     def covariance(self) -> Tensor:
-        """Second moment around the mean where that is given, around 0 otherwise."""
+        """Second moment around the mean where that is given, around 0 otherwise; (in, in)."""
         return self.inputs if self.mean is None else self.inputs - torch.outer(self.mean, self.mean)
 
 
@@ -64,7 +67,7 @@ class Decomposition:
         return a.float(), (root[:, None] * self.v[:rank]).float()
 
 
-def decompose(weight: Tensor, method: str, statistics: Statistics) -> Decomposition:
+def decompose(weight: Tensor, method: Method, statistics: Statistics) -> Decomposition:
     """Decomposes W (out, in) by `svd`, `fisher` or `whitened`.
 
     Raises:
@@ -79,7 +82,7 @@ def decompose(weight: Tensor, method: str, statistics: Statistics) -> Decomposit
         left = left.clamp_min(left.max() * 1e-3 + torch.finfo(torch.float64).tiny)  # a dead row must stay solvable
         w = left[:, None] * w
     if method == "whitened":
-        scale = cholesky(statistics.covariance)
+        scale = cholesky_with_ridge(statistics.covariance)
         w = w @ scale
     u, s, v = torch.linalg.svd(w, full_matrices=False)
     if scale is not None:
@@ -87,7 +90,7 @@ def decompose(weight: Tensor, method: str, statistics: Statistics) -> Decomposit
     return Decomposition(left=left, u=u, s=s, v=v)
 
 
-def cholesky(moment: Tensor) -> Tensor:
+def cholesky_with_ridge(moment: Tensor) -> Tensor:
     """Lower factor L of C = L Lᵀ; a ridge grows from 1e-10 of the mean diagonal until C is positive definite."""
     ridge = 0.0
     mean = moment.diagonal().mean().clamp_min(torch.finfo(moment.dtype).tiny)
@@ -99,20 +102,21 @@ def cholesky(moment: Tensor) -> Tensor:
         ridge = max(ridge * 10, 1e-10)
 
 
-def shift(weight: Tensor, factors: tuple[Tensor, Tensor], statistics: Statistics) -> Tensor:
-    """What the bias has to take up so that the mean input gives the same output: (W − AB) μ, (out,) in float32."""
-    return (_missing(weight, factors) @ statistics.mean).float()
+def bias_shift(weight: Tensor, factors: tuple[Tensor, Tensor], statistics: Statistics) -> Tensor:
+    """What is added to the bias so that the mean input has the same output: (W − AB) μ, (out,) in float32."""
+    assert statistics.mean is not None, "only a matrix with a bias is shifted"
+    return (_approximation_error(weight, factors) @ statistics.mean).float()
 
 
 def output_error(weight: Tensor, factors: tuple[Tensor, Tensor], statistics: Statistics) -> float:
-    """‖X Wᵀ − X (AB)ᵀ‖ / ‖X Wᵀ‖ on the calibration text, around the mean where a bias takes that up.
+    """‖X Wᵀ − X (AB)ᵀ‖ / ‖X Wᵀ‖ on the calibration text, around the mean where there is a bias.
 
     ‖X M‖² = tr(M C Mᵀ) needs only the second moment C.
     """
-    matrices = (_missing(weight, factors), weight.detach().double())
+    matrices = (_approximation_error(weight, factors), weight.detach().double())
     energy = [((m @ statistics.covariance) * m).sum().clamp_min(0) for m in matrices]
     return float((energy[0] / energy[1]).sqrt())
 
 
-def _missing(weight: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
+def _approximation_error(weight: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
     return weight.detach().double() - factors[0].double() @ factors[1].double()

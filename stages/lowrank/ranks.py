@@ -1,4 +1,4 @@
-"""How many ranks each matrix gets, so that the whole lands just under the budget.
+"""Rank allocation: the rank of each matrix, so that all together are just under the budget.
 
 A matrix (out, in) of rank r stores r·(out + in) parameters, which pays only below out·in / (out + in); a matrix that
 would pass that point stays dense.
@@ -7,20 +7,20 @@ would pass that point stays dense.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stages.settings import BadInput
+from stages.errors import BadInput
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """What the allocation needs to know of one matrix."""
+    """One matrix, as far as the allocation needs to know it."""
 
     name: str
     outputs: int
     inputs: int
     energy: list[float]
-    """What each rank contributes to the output, falling, as shares of 1."""
-    reach: float = 1.0
-    """Share of the tokens for which its output is read (reach.py)."""
+    """Share of the output's energy of each rank, falling; they sum to 1."""
+    output_use: float = 1.0
+    """Share of the tokens whose output is read (output_use.py)."""
 
     @property
     def dense(self) -> int:
@@ -31,7 +31,7 @@ class Matrix:
         return self.dense if rank is None else rank * (self.outputs + self.inputs)
 
 
-def allocate(matrices: list[Matrix], budget: int, rule: str, multiple_of: int) -> dict[str, int | None]:
+def allocate_ranks(matrices: list[Matrix], budget: int, rule: str, multiple_of: int) -> dict[str, int | None]:
     """Ranks by name (None: dense) with Σ size <= budget, and within 1 % of it.
 
     Every matrix starts with one block of `multiple_of` ranks; further blocks are handed out in the rule's order,
@@ -39,7 +39,7 @@ def allocate(matrices: list[Matrix], budget: int, rule: str, multiple_of: int) -
 
     Args:
         budget: parameters that all matrices together may store.
-        rule: `ratio`, `uniform`, `global` or `speed` (methods: see `_order`).
+        rule: `ratio`, `uniform`, `global` or `speed` (see `_order_blocks`).
 
     Raises:
         BadInput: the budget is too small for one block each, or the blocks are too coarse to come within 1 %.
@@ -54,14 +54,14 @@ def allocate(matrices: list[Matrix], budget: int, rule: str, multiple_of: int) -
             f"{budget - left:,}; raise factorize.budget or lower factorize.multiple_of"
         )
     by_name = {m.name: m for m in matrices}
-    for name, rank in _order(matrices, rule, multiple_of):
-        matrix, now = by_name[name], ranks[name]
-        if now is None or rank != now + multiple_of:  # an earlier block of this matrix did not fit
+    for name, rank in _order_blocks(matrices, rule, multiple_of):
+        matrix, current = by_name[name], ranks[name]
+        if current is None or rank != current + multiple_of:  # an earlier block of this matrix did not fit
             continue
-        wanted = rank if matrix.size(rank) < matrix.dense else None
-        cost = matrix.size(wanted) - matrix.size(now)
+        next_rank = rank if matrix.size(rank) < matrix.dense else None
+        cost = matrix.size(next_rank) - matrix.size(current)
         if cost <= left:
-            ranks[name], left = wanted, left - cost
+            ranks[name], left = next_rank, left - cost
     if left > 0.01 * budget:
         raise BadInput(
             f"factorize.multiple_of {multiple_of} is too coarse: the budget is missed by {left / budget:.1%}; use 1"
@@ -69,7 +69,7 @@ def allocate(matrices: list[Matrix], budget: int, rule: str, multiple_of: int) -
     return ranks
 
 
-def _order(matrices: list[Matrix], rule: str, block: int) -> Iterable[tuple[str, int]]:
+def _order_blocks(matrices: list[Matrix], rule: str, block: int) -> Iterable[tuple[str, int]]:
     """Blocks of ranks (name, rank with the block) in the order in which they are handed out."""
     blocks = [
         (matrix, rank)
@@ -81,9 +81,9 @@ def _order(matrices: list[Matrix], rule: str, block: int) -> Iterable[tuple[str,
         "ratio": lambda m, r: r * (m.outputs + m.inputs) / m.dense,
         # one rank for all
         "uniform": lambda m, r: r,
-        # greedy: the block that explains most of its matrix's output per stored parameter
+        # greedy: the block with the largest share of its matrix's energy per stored parameter
         "global": lambda m, r: -sum(m.energy[r - block : r]) / (m.outputs + m.inputs),
         # the same per multiplication that a text costs
-        "speed": lambda m, r: -sum(m.energy[r - block : r]) / (m.outputs + m.inputs) / m.reach,
+        "speed": lambda m, r: -sum(m.energy[r - block : r]) / (m.outputs + m.inputs) / m.output_use,
     }
     return ((m.name, r) for m, r in sorted(blocks, key=lambda pair: keys[rule](*pair)))

@@ -1,48 +1,22 @@
-"""The parts of a model, found by its family's row in families.py."""
+"""The parts of a model, located by its family's row in families.py."""
 
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
+from stages.errors import BadInput
+from stages.models.conv1d_views import Conv1DView
 from stages.models.families import FAMILIES
-from stages.settings import BadInput
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from stages.models.columns import Columns
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What has to be known of two models to say whether and how they can be compared."""
-
-    depth: int
-    heads: int
-    widths: dict[str, int]
-    """Width of `hidden`, and of the outputs of `q`, `k`, `v`, `up`, `down`, and `gate` where there is one."""
-    scores: Literal["dot", "maps"]
-    """As in `Anatomy`."""
-    causal: bool = False
-    """Tokens look back only."""
-    windows: dict[int, int] = field(default_factory=dict)
-    """Layers, from 1, whose tokens look at so many tokens only, themselves included; the others look at all."""
-
-    @property
-    def key_heads(self) -> int:
-        """Heads of keys and values: as wide as those of queries, and fewer where several queries share one."""
-        return self.widths["k"] * self.heads // self.widths["q"]
-
-
-class Parts:
-    """The parts of one model, dense or low-rank, found by its family's row.
+class ModelParts:
+    """The parts of one model, dense or low-rank, located by its family's row.
 
     Raises:
         BadInput: the family has no row.
     """
 
-    def __init__(self, model: "nn.Module") -> None:
-        dense = plain(model)
+    def __init__(self, model: nn.Module) -> None:
+        dense = unwrap_low_rank(model)
         family = dense.config.model_type
         if family not in FAMILIES:
             raise BadInput(
@@ -51,18 +25,18 @@ class Parts:
             )
         self.anatomy = FAMILIES[family]
         self.config = dense.config
-        self.backbone = dense.base_model
+        self.backbone: nn.Module = dense.base_model
         prefix = next(name for name, module in model.named_modules() if module is self.backbone)
-        self.layers = list(self.backbone.get_submodule(self.anatomy.layers))
-        self.words = self.backbone.get_submodule(self.anatomy.words)
-        self.backbone_at = prefix
-        self.layers_at = f"{prefix}.{self.anatomy.layers}".lstrip(".")
-        self.words_at = f"{prefix}.{self.anatomy.words}".lstrip(".")
+        self.layers: list[nn.Module] = list(self.backbone.get_submodule(self.anatomy.layers).children())
+        self.word_embedding = self.backbone.get_submodule(self.anatomy.word_embedding)
+        self.backbone_path = prefix
+        self.layers_path = f"{prefix}.{self.anatomy.layers}".lstrip(".")
+        self.word_embedding_path = f"{prefix}.{self.anatomy.word_embedding}".lstrip(".")
 
-    def require_outside(self) -> None:
+    def require_narrowable(self) -> None:
         """Raises BadInput where the family's row does not say what a narrower model needs."""
-        if not self.anatomy.outside:
-            able = ", ".join(name for name, row in FAMILIES.items() if row.outside)
+        if not self.anatomy.outer_weights:
+            able = ", ".join(name for name, row in FAMILIES.items() if row.outer_weights)
             raise BadInput(
                 f"the family `{self.config.model_type}` cannot be narrowed (hidden_size, intermediate_size); "
                 f"those that can are {able}"
@@ -77,32 +51,28 @@ class Parts:
         """Of queries."""
         return self.config.num_attention_heads
 
-    @cached_property
-    def shape(self) -> Shape:
-        widths = {name: _outputs(self.matrix(name, 1)) for name in self.anatomy.matrices if name != "out"}
-        return Shape(
-            depth=self.depth,
-            heads=self.heads,
-            widths=widths | {"hidden": widths["down"]},
-            scores=self.anatomy.scores,
-            causal=self.anatomy.causal,
-            windows={i: size for i in range(1, self.depth + 1) if (size := self._window(i))},
-        )
+    def count_outputs(self, name: str) -> int:
+        """The output width of one of the matrices, low rank or not."""
+        matrix = self.get_matrix(name, 1)
+        return getattr(matrix, "A", matrix).out_features  # a low-rank one is A B
 
-    def attention(self, layer: int) -> "nn.Module | None":
+    def get_attention(self, layer: int) -> nn.Module | None:
         """A decoder layer's attention, counted from 1."""
         return self.layers[layer - 1].get_submodule(self.anatomy.attention) if self.anatomy.attention else None
 
     @property
-    def rotary(self) -> "nn.Module | None":
-        """Gives (cos, sin), each (batch or 1, tokens, head width), of all layers."""
+    def rotary(self) -> nn.Module | None:
+        """Returns (cos, sin), each (batch or 1, tokens, head width), of all layers."""
         return self.backbone.get_submodule(self.anatomy.rotary) if self.anatomy.rotary else None
 
-    def _window(self, layer: int) -> int | None:
-        attention = self.attention(layer)
+    def get_window_size(self, layer: int) -> int | None:
+        """How many tokens each token of the layer attends to, itself included; None: all."""
+        attention = self.get_attention(layer)
+        if attention is None:
+            return None
         # Mistral's is one for all layers; Qwen's differs, and is None where the config's is not in use
-        of = attention if hasattr(attention, "sliding_window") else self.config
-        return getattr(of, "sliding_window", None) if attention is not None else None
+        owner = attention if hasattr(attention, "sliding_window") else self.config
+        return getattr(owner, "sliding_window", None)
 
     @property
     def width(self) -> int:
@@ -112,45 +82,37 @@ class Parts:
     @property
     def neurons(self) -> int:
         """Inner width of a feed-forward."""
-        return self.shape.widths["up"]
+        return self.count_outputs("up")
 
-    def matrix(self, name: str, layer: int) -> "nn.Module | Columns":
-        """A matrix (`q` … `down`) of a layer, counted from 1; of a dense GPT-2 a view of where it lies."""
-        return _found(self.layers[layer - 1], self.anatomy.matrices[name])
+    def get_matrix(self, name: str, layer: int) -> nn.Module | Conv1DView:
+        """A matrix (`q` … `down`) of a layer, counted from 1; of a dense GPT-2 a view."""
+        layer_module, path = self.layers[layer - 1], self.anatomy.matrices[name]
+        parent, _, part = path.rpartition(".")
+        if isinstance(fused := layer_module.get_submodule(parent), Conv1D):
+            return Conv1DView(fused, "qkv".index(part), parts=3)
+        matrix = layer_module.get_submodule(path)
+        return Conv1DView(matrix) if isinstance(matrix, Conv1D) else matrix
 
-    def matrix_parameters(self) -> int:
+    def count_matrix_parameters(self) -> int:
         """Weights of all matrices of a dense model, biases apart."""
         return sum(
-            self.matrix(name, layer).weight.numel()
+            self.get_matrix(name, layer).weight.numel()
             for layer in range(1, self.depth + 1)
             for name in self.anatomy.matrices
         )
 
-    def matrix_names(self) -> list[str]:
-        """Full module names of all matrices, layer by layer, as `get_submodule` takes them (GPT-2: of `separate`)."""
-        return [f"{self.layers_at}.{i}.{path}" for i in range(self.depth) for path in self.anatomy.matrices.values()]
+    def list_matrix_names(self) -> list[str]:
+        """Full module names of all matrices, layer by layer, as `get_submodule` takes them (GPT-2: of
+        `replace_conv1d`).
+        """
+        paths = self.anatomy.matrices.values()
+        return [f"{self.layers_path}.{i}.{path}" for i in range(self.depth) for path in paths]
 
-    def layer_parameters(self) -> int:
+    def count_layer_parameters(self) -> int:
         """Parameters of all Transformer layers, biases and norms included."""
         return sum(p.numel() for layer in self.layers for p in layer.parameters())
 
 
-def plain(model: "nn.Module") -> "nn.Module":
-    """The architecture itself: a low-rank model holds it under `base`."""
-    return getattr(model, "base", model)
-
-
-def _found(layer: "nn.Module", path: str) -> "nn.Module | Columns":
-    from transformers.pytorch_utils import Conv1D
-
-    from stages.models.columns import Columns
-
-    parent, _, name = path.rpartition(".")
-    if isinstance(fused := layer.get_submodule(parent), Conv1D):
-        return Columns(fused, "qkv".index(name), of=3)
-    matrix = layer.get_submodule(path)
-    return Columns(matrix) if isinstance(matrix, Conv1D) else matrix
-
-
-def _outputs(matrix: "nn.Module | Columns") -> int:
-    return getattr(matrix, "A", matrix).out_features  # a low-rank one is A B
+def unwrap_low_rank(model: nn.Module) -> nn.Module:
+    """The base architecture, which a low-rank model holds under `base`; any other model itself."""
+    return model._modules.get("base") or model

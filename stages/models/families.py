@@ -11,7 +11,7 @@ Group = Literal["residual", "embedding", "head", "qk", "vo", "ffn"]
 as in ELECTRA (elsewhere it is the residual stream); the inner ones of the task's head; and in a layer those that
 queries and keys share, those that values and the output matrix share, and the neurons of the feed-forward."""
 Groups = tuple[Group | None, ...]
-"""The group of each side of a weight; None: a side that is never cut (words, labels). A bias has the first one only."""
+"""The group of each dimension of a weight; None: one that is never cut (words, labels). A bias has the first only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +20,8 @@ class Anatomy:
 
     layers: str
     """The list of Transformer layers, from the backbone (`model.base_model`) on."""
-    words: str
-    """The word embedding, from the backbone on."""
+    word_embedding: str
+    """From the backbone on."""
     q: str
     k: str
     v: str
@@ -32,25 +32,25 @@ class Anatomy:
     gate: str | None = None
     """Of gated feed-forwards, down(act(gate x) · up x): the matrix before the activation."""
     attention: str | None = None
-    """Of decoders: the module that knows scale and sliding window of a layer's attention, and the norms of queries and
-    keys where there are some. None: an encoder, whose tokens look both ways."""
+    """Of decoders: the module with the scale and sliding window of a layer's attention, and the norms of queries and
+    keys where there are some. None: an encoder, whose tokens attend both ways."""
     rotary: str | None = None
-    """The module that gives the angles by which queries and keys are turned, from the backbone on."""
+    """The module that computes the rotary position embedding, from the backbone on."""
     scores: Literal["dot", "maps"] = "dot"
-    """`dot`: scores are QKᵀ/√d, so they can be had beside fused attention. `maps`: they hold more than that (relative
-    positions), so the model's own attention maps are asked for."""
+    """`dot`: attention scores are QKᵀ/√d, so they can be rebuilt beside fused attention. `maps`: they hold more than
+    that (relative positions), so the model's own attention maps are used."""
     norms: tuple[str, ...] = ()
     """The layer norms of a layer, all over the residual stream. Only a family that can be narrowed needs this and the
     next two."""
-    outside: dict[str, Groups] = field(default_factory=dict)
-    """What lies outside the layers, in all of the family's model classes: path from the backbone on, or from the whole
-    model on -> the groups of its weight."""
+    outer_weights: dict[str, Groups] = field(default_factory=dict)
+    """Weights outside the layers, in all of the family's model classes: path from the backbone on, or from the whole
+    model on -> the groups of its dimensions."""
     neurons: str = "intermediate_size"
     """The config's name for the number of neurons in a feed-forward."""
 
     @property
     def causal(self) -> bool:
-        """Tokens look back only."""
+        """Tokens attend to earlier ones only."""
         return self.attention is not None
 
     @property
@@ -60,8 +60,8 @@ class Anatomy:
         return {name: path for name in names if (path := getattr(self, name)) is not None}
 
     @property
-    def inside(self) -> dict[str, Groups]:
-        """Path in a layer -> the groups of its weight, for all that a layer holds."""
+    def layer_weights(self) -> dict[str, Groups]:
+        """Path in a layer -> the groups of its weight's dimensions, for all weights of a layer."""
         groups: dict[str, Groups] = {
             "q": ("qk", "residual"),
             "k": ("qk", "residual"),
@@ -70,7 +70,8 @@ class Anatomy:
             "up": ("ffn", "residual"),
             "down": ("residual", "ffn"),
         }
-        return {path: groups[name] for name, path in self.matrices.items()} | dict.fromkeys(self.norms, ("residual",))
+        norms: dict[str, Groups] = dict.fromkeys(self.norms, ("residual",))
+        return {path: groups[name] for name, path in self.matrices.items()} | norms
 
 
 _EMBEDDINGS: dict[str, Groups] = {
@@ -105,7 +106,7 @@ _MASKED_LM: dict[str, Groups] = {
 }
 _BERT = Anatomy(
     layers="encoder.layer",
-    words="embeddings.word_embeddings",
+    word_embedding="embeddings.word_embeddings",
     q="attention.self.query",
     k="attention.self.key",
     v="attention.self.value",
@@ -113,11 +114,11 @@ _BERT = Anatomy(
     up="intermediate.dense",
     down="output.dense",
     norms=("attention.output.LayerNorm", "output.LayerNorm"),
-    outside=_EMBEDDINGS | _CLASSIFIERS | _MASKED_LM,
+    outer_weights=_EMBEDDINGS | _CLASSIFIERS | _MASKED_LM,
 )
 _DEBERTA = Anatomy(
     layers="encoder.layer",
-    words="embeddings.word_embeddings",
+    word_embedding="embeddings.word_embeddings",
     q="attention.self.query_proj",
     k="attention.self.key_proj",
     v="attention.self.value_proj",
@@ -128,7 +129,7 @@ _DEBERTA = Anatomy(
 )
 _DISTILBERT = Anatomy(
     layers="transformer.layer",
-    words="embeddings.word_embeddings",
+    word_embedding="embeddings.word_embeddings",
     q="attention.q_lin",
     k="attention.k_lin",
     v="attention.v_lin",
@@ -136,13 +137,13 @@ _DISTILBERT = Anatomy(
     up="ffn.lin1",
     down="ffn.lin2",
     norms=("sa_layer_norm", "output_layer_norm"),
-    outside=_EMBEDDINGS | _CLASSIFIERS | _MASKED_LM,
+    outer_weights=_EMBEDDINGS | _CLASSIFIERS | _MASKED_LM,
     neurons="hidden_dim",
 )
 _GPT2 = Anatomy(
     layers="h",
-    words="wte",
-    q="attn.c_attn.q",  # in a dense model thirds of c_attn, see columns.py
+    word_embedding="wte",
+    q="attn.c_attn.q",  # in a dense model thirds of c_attn, see conv1d_views.py
     k="attn.c_attn.k",
     v="attn.c_attn.v",
     out="attn.c_proj",
@@ -152,7 +153,7 @@ _GPT2 = Anatomy(
 )
 _LLAMA = Anatomy(
     layers="layers",
-    words="embed_tokens",
+    word_embedding="embed_tokens",
     q="self_attn.q_proj",
     k="self_attn.k_proj",
     v="self_attn.v_proj",

@@ -1,37 +1,45 @@
-"""A masked language model of any encoder; where the checkpoint has no masked-LM head, one is made and trained.
+"""The masked-LM form of any encoder; where the checkpoint has no masked-LM head, one is made and trained.
 
     model, fresh = load_masked_lm(base)
     if fresh:
-        warm_up(model, fresh, tokenizer, tokens, settings, seed)
+        train_head(model, fresh, tokenizer, tokens, settings, seed)
 
 The decoder is tied to the word embeddings: a fresh head is only a dense layer, a norm and a bias.
 """
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
 
-from stages.models.base import from_hub
-from stages.models.heads import logits_at
-from stages.settings import BadInput, Base, Warmup
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoModelForMaskedLM,
+    DataCollatorForLanguageModeling,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    get_linear_schedule_with_warmup,
+)
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from stages.errors import BadInput
+from stages.models.pretrained import load_from_hub
+from stages.models.selective_head import logits_at_positions
+from stages.progress import track
+from stages.settings import Base, HeadTraining
 
 
-def load_masked_lm(base: Base, *, setting: str = "base.model") -> tuple["PreTrainedModel", frozenset[str]]:
-    """The model on the GPU if there is one, and the names of its head's parameters that no checkpoint gave.
+def load_masked_lm(base: Base, *, setting: str = "base.model") -> tuple[PreTrainedModel, frozenset[str]]:
+    """The model on the GPU if there is one, and the names of its head's parameters that are not in the checkpoint.
 
     A fresh head is drawn from torch's generator: set the seed before.
 
     Raises:
         BadInput: the family has no masked-LM form, or the checkpoint lacks more than the head.
     """
-    import torch
-    from transformers import AutoModelForMaskedLM
-
     try:
-        model, report = from_hub(AutoModelForMaskedLM.from_pretrained, base, setting=setting, output_loading_info=True)
+        model, report = load_from_hub(
+            AutoModelForMaskedLM.from_pretrained, base, setting=setting, output_loading_info=True
+        )
     except ValueError as error:
         if isinstance(error, BadInput):
             raise
@@ -44,15 +52,15 @@ def load_masked_lm(base: Base, *, setting: str = "base.model") -> tuple["PreTrai
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), fresh
 
 
-def warm_up(
-    model: "PreTrainedModel",
+def train_head(
+    model: PreTrainedModel,
     fresh: Collection[str],
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     tokens: list[list[int]],
-    settings: Warmup,
+    settings: HeadTraining,
     seed: int,
 ) -> list[float]:
-    """Trains the fresh head, and the body with it if the settings say so, to guess masked tokens (Devlin et al. 2019).
+    """Trains the fresh head, and the body with it if the settings say so, as a masked LM (Devlin et al. 2019).
 
     Args:
         tokens: token ids of each text, special ones included.
@@ -60,10 +68,6 @@ def warm_up(
     Returns:
         The loss of each step, in nats per masked token.
     """
-    import torch
-    from torch.nn.functional import cross_entropy
-    from transformers import get_linear_schedule_with_warmup
-
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(settings.trains == "all" or name in fresh)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -73,12 +77,12 @@ def warm_up(
     torch.manual_seed(seed)
     model.train()
     if settings.trains == "head":
-        model.base_model.eval()  # as the teacher will see it: nothing dropped in what stays as it is
+        model.base_model.eval()  # the body as the teacher will have it: no dropout in what stays as it is
     for batch in _masked_batches(tokenizer, tokens, settings, seed):
         inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        answers = inputs.pop("labels")
-        where = answers >= 0
-        loss = cross_entropy(logits_at(model, inputs, where), answers[where])
+        labels = inputs.pop("labels")
+        masked = labels >= 0
+        loss = cross_entropy(logits_at_positions(model, inputs, masked), labels[masked])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -90,20 +94,16 @@ def warm_up(
 
 
 def _masked_batches(
-    tokenizer: "PreTrainedTokenizerBase", tokens: list[list[int]], settings: Warmup, seed: int
-) -> Iterator[dict[str, "Tensor"]]:
-    """`steps` batches of random texts, similar in length, with 15 % of the tokens to be guessed (labels -100 else)."""
-    import numpy as np
-    from tqdm import tqdm
-    from transformers import DataCollatorForLanguageModeling
-
+    tokenizer: PreTrainedTokenizerBase, tokens: list[list[int]], settings: HeadTraining, seed: int
+) -> Iterator[dict[str, Tensor]]:
+    """`steps` batches of random texts, similar in length, with 15 % of the tokens masked (labels -100 elsewhere)."""
     collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, seed=seed)
-    draw = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     batches: list[list[int]] = []
-    for _ in tqdm(range(settings.steps), desc="masked-LM warm-up", unit="step"):
+    for _ in track(range(settings.steps), "masked-LM head", unit="step"):
         if not batches:
-            drawn = sorted(draw.integers(len(tokens), size=(8 * settings.batch_size)), key=lambda row: len(tokens[row]))
-            batches = draw.permutation(np.reshape(drawn, (8, -1))).tolist()
+            drawn = sorted(rng.integers(len(tokens), size=(8 * settings.batch_size)), key=lambda row: len(tokens[row]))
+            batches = rng.permutation(np.reshape(drawn, (8, -1))).tolist()
         batch = collate([{"input_ids": tokens[row]} for row in batches.pop()])
         if (batch["labels"] >= 0).any():  # very short texts may have nothing masked
             yield dict(batch)

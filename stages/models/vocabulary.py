@@ -1,50 +1,47 @@
-"""Whether models mean the same by the same ids: only then can one read, and be judged by, what the other does."""
+"""Whether the token ids of two models mean the same: only then can one model's output be compared with the other's."""
 
-from typing import TYPE_CHECKING
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from stages.settings import BadInput
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from stages.errors import BadInput
 
 
-def require_same(place: str, tokenizer: "PreTrainedTokenizerBase", *, model: str, other: str, cure: str) -> None:
-    """Lets a model pass whose tokenizer gives every id the meaning that `tokenizer` gives it, or that has none.
+def require_same_vocabulary(
+    folder: str, tokenizer: PreTrainedTokenizerBase, *, model: str, other: str, cure: str
+) -> None:
+    """Lets a model pass whose tokenizer gives every id the same token as `tokenizer`, or that has no tokenizer.
 
     Args:
-        place: the model, a folder or a hub id.
-        model, other: what the sentence calls the model, and what `tokenizer` is of.
+        folder: the model, a folder or a hub id.
+        model, other: what the sentence calls the model, and the owner of `tokenizer`.
         cure: the end of the sentence, which names the setting to change.
 
     Raises:
-        BadInput: an id means different tokens.
+        BadInput: an id stands for different tokens.
     """
-    own = _tokenizer_of(place)
-    if own and (found := _difference(own, tokenizer)):
-        number, ours, theirs = found
+    own = _load_tokenizer(folder)
+    if own and (difference := _first_difference(own, tokenizer)):
+        number, ours, theirs = difference
         raise BadInput(f"{model} means {ours!r} by token {number}, {other} {theirs!r}; {cure}")
 
 
-def is_empty(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Without files the library makes one of the model's family that knows special tokens alone."""
+def has_no_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Without files the library makes a tokenizer of the model's family that has special tokens alone."""
     return not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
 
 
-def _tokenizer_of(place: str) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer that a model, a folder or a hub id, comes with; None where there is none."""
-    from transformers import AutoTokenizer
-
+def _load_tokenizer(folder: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a model, a folder or a hub id; None where there is none."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError):
         return None
-    return None if is_empty(tokenizer) else tokenizer
+    return None if has_no_vocabulary(tokenizer) else tokenizer
 
 
-def _difference(one: "PreTrainedTokenizerBase", other: "PreTrainedTokenizerBase") -> tuple[int, str, str] | None:
-    """The first id that both have for different tokens, and the two; None where there is none.
+def _first_difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> tuple[int, str, str] | None:
+    """The first id that both have for different tokens, and the two tokens; None where there is none.
 
-    Ids that one of them alone has may be tokens that were added and are not used.
+    Ids that only one of them has may be added tokens that are not used.
     """
     own, theirs = ({number: token for token, number in each.get_vocab().items()} for each in (one, other))
     return next(((i, own[i], theirs[i]) for i in sorted(own.keys() & theirs.keys()) if own[i] != theirs[i]), None)

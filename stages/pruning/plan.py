@@ -1,29 +1,28 @@
 """The plan of a student before factorization: which layers, how wide.
 
-Its size reaches the budget; what is over is left to low-rank factors, what is under by more than 1 % is refused.
+Its size reaches the budget; what is over is left to factorization, what is under by more than 1 % is refused.
 """
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from stages.models.anatomy import Parts
+from transformers import PreTrainedModel
+
+from stages.errors import BadInput
+from stages.models.anatomy import ModelParts
 from stages.models.families import Group
-from stages.models.layers import chosen
-from stages.pruning.compact import axes
-from stages.settings import BadInput, Factorize
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from stages.models.layers import choose_layers
+from stages.pruning.compact import map_axes
+from stages.settings import Factorize
 
 Dimensions = list[tuple[Group | None, int]]
-"""A weight's shape, each side with the group that cuts it."""
+"""A weight's shape, each dimension with its group."""
 REACHED = 0.99
 """Share of the budget from which on it counts as met."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class StudentPlan:
     """Which layers, how wide."""
 
     layers: list[int]
@@ -34,16 +33,16 @@ class Plan:
     """Of each feed-forward."""
 
 
-class Sizes:
+class SizeCounter:
     """Counts a student's parameters without making it: its layers', or all, as `count` says.
 
     Args:
         words: rank of the word embedding's factors; None where it stays whole.
     """
 
-    def __init__(self, model: "PreTrainedModel", count: str, words: int | None) -> None:
-        parts = Parts(model)
-        layout = axes(model) if parts.anatomy.outside else {}
+    def __init__(self, model: PreTrainedModel, count: str, words: int | None) -> None:
+        parts = ModelParts(model)
+        layout = map_axes(model) if parts.anatomy.outer_weights else {}
         self.words = words
         self.layer: list[Dimensions] = []
         self.outside: list[Dimensions] = []
@@ -51,11 +50,11 @@ class Sizes:
         for name, weight in model.named_parameters():
             known = layout.get(name, (None,) * weight.ndim)
             dimensions = [(axis and axis[0], size) for axis, size in zip(known, weight.shape, strict=True)]
-            if name.startswith(f"{parts.layers_at}.0."):
+            if name.startswith(f"{parts.layers_path}.0."):
                 self.layer.append(dimensions)
-            elif count == "all" and not name.startswith(f"{parts.layers_at}."):
-                (self.embedding if name == f"{parts.words_at}.weight" else self.outside).append(dimensions)
-        self.whole = parts.layer_parameters() if count == "layers" else model.num_parameters()
+            elif count == "all" and not name.startswith(f"{parts.layers_path}."):
+                (self.embedding if name == f"{parts.word_embedding_path}.weight" else self.outside).append(dimensions)
+        self.whole = parts.count_layer_parameters() if count == "layers" else model.num_parameters()
         self.of = f"the teacher's {'layer ' * (count == 'layers')}parameters"
 
     def __call__(self, depth: int, width: int, neurons: int) -> int:
@@ -69,58 +68,59 @@ class Sizes:
         return depth * layer + embedding + sum(math.prod(sides(d)) for d in self.outside)
 
 
-def fit(settings: Factorize, model: "PreTrainedModel") -> Plan:
-    """The plan that the settings name; what they leave open is chosen so that the budget is reached.
+def plan_from_budget(settings: Factorize, model: PreTrainedModel) -> StudentPlan:
+    """The plan that the settings name; what they leave open is chosen to reach the budget.
 
     Raises:
         BadInput: a layer, depth or width that does not exist, or that makes less than the budget whatever follows.
     """
-    parts = Parts(model)
+    parts = ModelParts(model)
     _check_widths(settings, parts)
-    sizes = Sizes(model, settings.count, settings.embeddings)
+    sizes = SizeCounter(model, settings.count, settings.embeddings)
     width, neurons = settings.hidden_size or parts.width, settings.intermediate_size or parts.neurons
 
     def reaches(depth: int, width: int = width) -> bool:
         return sizes(depth, width, neurons) >= REACHED * settings.budget * sizes.whole
 
     fewest = next((depth for depth in range(1, parts.depth + 1) if reaches(depth)), None)
-    layers = chosen(settings.layers, settings.depth or fewest or parts.depth, parts.depth)
+    layers = choose_layers(settings.layers, settings.depth or fewest or parts.depth, parts.depth)
     if not reaches(len(layers)):
         share = sizes(len(layers), width, neurons) / sizes.whole
         wider = (w for w in range(width, parts.width, parts.heads) if reaches(len(layers), w))
-        raise BadInput(_too_small(settings, len(layers), share, sizes.of, fewest, next(wider, None)))
+        raise BadInput(_describe_too_small(settings, len(layers), share, sizes.of, fewest, next(wider, None)))
     if settings.hidden_size and not settings.intermediate_size:
-        neurons = _neurons(settings, sizes, len(layers), width, parts.neurons)
-    return Plan(layers=layers, width=width, neurons=neurons)
+        neurons = _choose_neurons(settings, sizes, len(layers), width, parts.neurons)
+    return StudentPlan(layers=layers, width=width, neurons=neurons)
 
 
-def taken(settings: Factorize, teacher: "PreTrainedModel", start: "PreTrainedModel") -> Plan:
-    """The plan that a pretrained model stands for, which is to be the student in place of a cut teacher.
+def plan_from_model(settings: Factorize, teacher: PreTrainedModel, student: PreTrainedModel) -> StudentPlan:
+    """The plan of a pretrained model that is the student in place of a cut teacher.
 
     Raises:
         BadInput: another vocabulary than the teacher's, or less than the budget.
     """
-    parts = Parts(start)
-    words, own = (Parts(model).words.num_embeddings for model in (teacher, start))
+    parts = ModelParts(student)
+    words, own = (ModelParts(model).word_embedding.num_embeddings for model in (teacher, student))
     if words != own:
         raise BadInput(
-            f"factorize.start {settings.start} has {own:,} words, the teacher {words:,}; "
+            f"factorize.pretrained_student {settings.pretrained_student} has {own:,} words, the teacher {words:,}; "
             "start from a model with the teacher's tokenizer"
         )
-    size = parts.layer_parameters() if settings.count == "layers" else start.num_parameters()
-    share = size / Sizes(teacher, settings.count, None).whole
+    size = parts.count_layer_parameters() if settings.count == "layers" else student.num_parameters()
+    share = size / SizeCounter(teacher, settings.count, None).whole
     if share < REACHED * settings.budget:
         raise BadInput(
-            f"factorize.start {settings.start} makes {share:.1%} of the teacher's parameters, too little for "
-            f"factorize.budget {settings.budget:g}; factorize.budget {math.ceil(1000 * share) / 1000:g} would do"
+            f"factorize.pretrained_student {settings.pretrained_student}: {share:.1%} of the teacher's parameters are "
+            f"too little for factorize.budget {settings.budget:g}; factorize.budget "
+            f"{math.ceil(1000 * share) / 1000:g} would do"
         )
-    return Plan(layers=list(range(1, parts.depth + 1)), width=parts.width, neurons=parts.neurons)
+    return StudentPlan(layers=list(range(1, parts.depth + 1)), width=parts.width, neurons=parts.neurons)
 
 
-def _check_widths(settings: Factorize, parts: Parts) -> None:
+def _check_widths(settings: Factorize, parts: ModelParts) -> None:
     width, neurons, heads = settings.hidden_size, settings.intermediate_size, parts.heads
     if width or neurons:
-        parts.require_outside()
+        parts.require_narrowable()
     if width and (width % heads or width >= parts.width):
         near = max(heads, min(width, parts.width - 1) // heads * heads)
         raise BadInput(
@@ -138,7 +138,9 @@ def _check_widths(settings: Factorize, parts: Parts) -> None:
         )
 
 
-def _too_small(settings: Factorize, depth: int, share: float, of: str, fewest: int | None, wider: int | None) -> str:
+def _describe_too_small(
+    settings: Factorize, depth: int, share: float, of: str, fewest: int | None, wider: int | None
+) -> str:
     """One sentence: what is too small for the budget, what it makes, what would do."""
     if settings.depth:
         what = f"factorize.depth {settings.depth}"
@@ -157,7 +159,7 @@ def _too_small(settings: Factorize, depth: int, share: float, of: str, fewest: i
     return f"{what} {made}; {', '.join(remedies)}"
 
 
-def _neurons(settings: Factorize, sizes: Sizes, depth: int, width: int, most: int) -> int:
+def _choose_neurons(settings: Factorize, sizes: SizeCounter, depth: int, width: int, most: int) -> int:
     """The widest feed-forward that the budget leaves."""
     budget, bare = int(settings.budget * sizes.whole), sizes(depth, width, 0)
     left = (budget - bare) // (sizes(depth, width, 1) - bare)

@@ -1,19 +1,17 @@
-"""What happened while a model was pruned, as pictures."""
+"""Plots of a pruning: the distance from the teacher, and which dimensions were removed when."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
 
-    from stages.pruning.compact import Axis
+from stages.pruning.compact import Axis
 
 
-def discrepancy(history: Path, path: Path) -> None:
-    """How far the student is from its teacher while it shrinks."""
-    import pandas as pd
-    from matplotlib.figure import Figure
-
+def plot_discrepancy(history: Path, path: Path) -> None:
+    """The student's distance from its teacher while it shrinks."""
     table = pd.read_csv(history)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -30,17 +28,14 @@ def discrepancy(history: Path, path: Path) -> None:
     figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
-def gone(steps: "dict[Axis, Tensor]", path: Path) -> None:
-    """Which dimension of which layer went when: a panel per group, a row per layer; white ones stayed.
+def plot_removals(steps: dict[Axis, Tensor], path: Path) -> None:
+    """When each dimension of each layer was removed: a panel per group, a row per layer; white ones remain.
 
     Args:
-        steps: axis -> the step at which each dimension went, 0 for one that stayed.
+        steps: axis -> the step at which each dimension was removed, 0 for one that remains.
     """
-    import numpy as np
-    from matplotlib.figure import Figure
-
     if not steps:  # cut at once
-        return _nothing(path)
+        return _plot_nothing(path)
     last = max(float(each.max()) for each in steps.values())
     groups: dict[str, list[np.ndarray]] = {}
     for (group, _), each in steps.items():
@@ -52,13 +47,11 @@ def gone(steps: "dict[Axis, Tensor]", path: Path) -> None:
         image = axes.imshow(np.stack(rows), aspect="auto", interpolation="none", cmap="viridis", vmin=0, vmax=last)
         axes.set(title=group, ylabel="layer", xlabel="dimension")
         axes.set_yticks(range(len(rows)), [str(i + 1) for i in range(len(rows))] if len(rows) > 1 else ["all"])
-    figure.colorbar(image, ax=list(panels), label="step at which it went")
+    figure.colorbar(image, ax=list(panels), label="step of the removal")
     figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
-def _nothing(path: Path) -> None:
-    from matplotlib.figure import Figure
-
+def _plot_nothing(path: Path) -> None:
     figure = Figure(figsize=(4, 1), layout="constrained")
-    figure.text(0.5, 0.5, "nothing went while it was trained", ha="center", color="gray")
+    figure.text(0.5, 0.5, "nothing was removed during the training", ha="center", color="gray")
     figure.savefig(path, dpi=130, metadata={"Software": None})

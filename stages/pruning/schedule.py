@@ -1,4 +1,4 @@
-"""How wide the student is at which step, and how large the steps are that it learns with."""
+"""The student's width, and the learning rate, at each step."""
 
 import math
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from stages.models.families import Group
 
 @dataclass(frozen=True, kw_only=True)
 class Widths:
-    """How many dimensions there are."""
+    """Numbers of dimensions."""
 
     residual: int
     """Of the residual stream, and of all heads together, as far as that divides."""
     neurons: int
     """Of each feed-forward."""
 
-    def of(self, group: Group) -> int:
+    def of_group(self, group: Group) -> int:
         return self.neurons if group == "ffn" else self.residual
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class PruningSchedule:
     """From the whole model to each target in turn, every one in an equal part of the training.
 
     In a part, after its warm-up share t_i and up to its share t_f, with x = (t − t_i)/(t_f − t_i):
@@ -33,35 +33,39 @@ class Schedule:
 
     whole: Widths
     targets: tuple[Widths, ...]
-    warmup: float
+    warmup_ratio: float
     """t_i, and the share in which the learning rate rises."""
-    reached: float
+    pruning_end: float
     """t_f"""
     shape: Literal["cubic", "oneshot"] = "cubic"
     """`oneshot` goes to the target at t_i."""
 
-    def part(self, progress: float) -> tuple[int, float]:
+    def locate_part(self, progress: float) -> tuple[int, float]:
         """Which target is under way, from 0, and which share of its part is done."""
         place = min(progress, 1.0) * len(self.targets)
         part = min(int(place), len(self.targets) - 1)
         return part, place - part
 
-    def widths(self, progress: float) -> Widths:
+    def widths_at(self, progress: float) -> Widths:
         """At a share of the training."""
-        part, done = self.part(progress)
+        part, done = self.locate_part(progress)
         before, target = (self.whole, *self.targets)[part], self.targets[part]
-        if done < self.warmup:
+        if done < self.warmup_ratio:
             return before
-        x = 1.0 if self.shape == "oneshot" else min(1.0, (done - self.warmup) / (self.reached - self.warmup))
+        x = (
+            1.0
+            if self.shape == "oneshot"
+            else min(1.0, (done - self.warmup_ratio) / (self.pruning_end - self.warmup_ratio))
+        )
         left = (1 - x) ** 3
         residual = math.ceil(target.residual + (before.residual - target.residual) * left)
         return Widths(residual=residual, neurons=math.ceil(target.neurons + (before.neurons - target.neurons) * left))
 
-    def rate(self, progress: float) -> float:
+    def rate_at(self, progress: float) -> float:
         """Factor of the learning rate: up in a part's warm-up, then linearly to 0 at its end."""
-        _, done = self.part(progress)
-        return done / self.warmup if done < self.warmup else (1 - done) / (1 - self.warmup)
+        _, done = self.locate_part(progress)
+        return done / self.warmup_ratio if done < self.warmup_ratio else (1 - done) / (1 - self.warmup_ratio)
 
-    def ends(self, steps: int) -> list[int]:
+    def end_steps(self, steps: int) -> list[int]:
         """The step after which each target is done."""
         return [round((i + 1) * steps / len(self.targets)) for i in range(len(self.targets))]

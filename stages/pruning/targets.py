@@ -1,49 +1,49 @@
-"""From a target as the user names it to widths that a plain model can have."""
+"""From a target in the settings to widths that a plain model can have."""
 
-from typing import TYPE_CHECKING
+from transformers import PreTrainedModel
 
-from stages.models.anatomy import Parts
-from stages.pruning.plan import Sizes
+from stages.errors import BadInput
+from stages.models.anatomy import ModelParts
+from stages.pruning.plan import SizeCounter
 from stages.pruning.schedule import Widths
-from stages.settings import BadInput, Target
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from stages.settings import Target
 
 
-def resolve(targets: list[float | Target], model: "PreTrainedModel") -> tuple[Widths, ...]:
+def resolve_targets(targets: list[float | Target], model: PreTrainedModel) -> tuple[Widths, ...]:
     """The widths of each target, wide to narrow.
 
     A share is taken of every matrix's sides. A budget is met by the widest residual stream with which the feed-forward,
-    cut in the same share, still fits; what is left over goes to the feed-forward, up to the neurons there are.
+    cut in the same share, still fits; what is left over goes to the feed-forward, up to the neurons that it has.
 
     Raises:
         BadInput: the family cannot be narrowed, a width that heads do not divide or that is no narrower than the one
             before it, or a size that no width reaches.
     """
-    parts = Parts(model)
-    parts.require_outside()
-    found: list[Widths] = []
+    parts = ModelParts(model)
+    parts.require_narrowable()
+    resolved: list[Widths] = []
     before = Widths(residual=parts.width, neurons=parts.neurons)
     for target in targets:
-        widths = _share(target, parts) if isinstance(target, float) else _widths(target, model, before)
+        widths = (
+            _widths_of_share(target, parts) if isinstance(target, float) else _widths_of_target(target, model, before)
+        )
         if not 0 < widths.residual < before.residual:
             raise BadInput(
-                f"prune.targets has {_said(target)}, a hidden size of {widths.residual}, which is not between 0 and "
-                f"the {before.residual} before it; name targets from wide to narrow"
+                f"prune.targets has {_describe(target)}, a hidden size of {widths.residual}, which is not between 0 "
+                f"and the {before.residual} before it; name targets from wide to narrow"
             )
-        found.append(before := widths)
-    return tuple(found)
+        resolved.append(before := widths)
+    return tuple(resolved)
 
 
-def _share(share: float, parts: Parts) -> Widths:
+def _widths_of_share(share: float, parts: ModelParts) -> Widths:
     return Widths(
         residual=round(share * parts.width / parts.heads) * parts.heads, neurons=max(1, round(share * parts.neurons))
     )
 
 
-def _widths(target: Target, model: "PreTrainedModel", before: Widths) -> Widths:
-    parts = Parts(model)
+def _widths_of_target(target: Target, model: PreTrainedModel, before: Widths) -> Widths:
+    parts = ModelParts(model)
     if target.hidden_size:
         if target.hidden_size % parts.heads:
             near = max(1, target.hidden_size // parts.heads) * parts.heads
@@ -52,21 +52,21 @@ def _widths(target: Target, model: "PreTrainedModel", before: Widths) -> Widths:
                 f"use one, like {near}"
             )
         return Widths(residual=target.hidden_size, neurons=round(target.hidden_size / parts.width * parts.neurons))
-    sizes = Sizes(model, "layers" if target.budget else "all", None)
-    room = int(target.budget * sizes.whole) if target.budget else target.params
+    sizes = SizeCounter(model, "layers" if target.budget else "all", None)
+    budget = int(target.budget * sizes.whole) if target.budget else target.params
 
     def size(width: int, neurons: int) -> int:
         return sizes(parts.depth, width, neurons)
 
     widths = range(parts.heads, parts.width, parts.heads)
-    fitting = [w for w in widths if size(w, round(w / parts.width * parts.neurons)) <= room]
+    fitting = [w for w in widths if size(w, round(w / parts.width * parts.neurons)) <= budget]
     if not fitting:
         least = size(parts.heads, round(parts.heads / parts.width * parts.neurons))
-        raise BadInput(f"prune.targets has {_said(target)}, but the narrowest model has {least:,} parameters")
+        raise BadInput(f"prune.targets has {_describe(target)}, but the narrowest model has {least:,} parameters")
     width = fitting[-1]
     bare = size(width, 0)
-    return Widths(residual=width, neurons=min(before.neurons, (room - bare) // (size(width, 1) - bare)))
+    return Widths(residual=width, neurons=min(before.neurons, (budget - bare) // (size(width, 1) - bare)))
 
 
-def _said(target: float | Target) -> str:
+def _describe(target: float | Target) -> str:
     return f"{target:g}" if isinstance(target, float) else str(target.model_dump(exclude_none=True))

@@ -1,39 +1,35 @@
 """The one way in for settings: `params.yaml` becomes frozen objects, one block per verb.
 
-`params.py` read top to bottom is `params.yaml`; `data.py`, `models.py` and `results.py` explain its blocks. Unknown
-keys, values out of range and combinations that cannot work are refused by name before anything is computed. Nothing
-heavy is imported here, so that every verb's `--help` answers at once.
+`params.py` read top to bottom is `params.yaml`; the other files explain its blocks. Unknown keys, values out of range
+and combinations that cannot work are refused by name before anything is computed. Nothing heavy is imported here, so
+that every verb's `--help` answers at once.
 """
 
-from stages.settings.agnostic import Pretrain, Prune, Target
-from stages.settings.block import BadInput, Block
-from stages.settings.data import Augment, Base, Data, Pack, Prepare, Warmup
-from stages.settings.models import Calibration, Distill, Factorize, Finetune, Offline, OnPolicy, TaskTraining, Training
+from stages.settings.baselines import Baseline, Recipe, TimeBaselines
+from stages.settings.data import Augment, Base, Data, HeadTraining, Pack, Prepare
+from stages.settings.distill import Distill, Offline, OnPolicy
+from stages.settings.factorize import Calibration, Factorize
 from stages.settings.params import Params
-from stages.settings.read import load
-from stages.settings.report import describe
+from stages.settings.pruning import Pretrain, Prune, Target
+from stages.settings.read import read_params
 from stages.settings.results import (
-    Answers,
-    Baseline,
     Benchmark,
     Compare,
     Evaluate,
     Export,
+    Generation,
     Limit,
     Promote,
-    Race,
-    Recipe,
     Tracking,
+    Variant,
 )
+from stages.settings.training import Finetune, TaskTraining, Training
 
 __all__ = [
-    "Answers",
     "Augment",
-    "BadInput",
     "Base",
     "Baseline",
     "Benchmark",
-    "Block",
     "Calibration",
     "Compare",
     "Data",
@@ -42,6 +38,8 @@ __all__ = [
     "Export",
     "Factorize",
     "Finetune",
+    "Generation",
+    "HeadTraining",
     "Limit",
     "Offline",
     "OnPolicy",
@@ -51,13 +49,12 @@ __all__ = [
     "Pretrain",
     "Promote",
     "Prune",
-    "Race",
     "Recipe",
     "Target",
     "TaskTraining",
+    "TimeBaselines",
     "Tracking",
     "Training",
-    "Warmup",
-    "describe",
-    "load",
+    "Variant",
+    "read_params",
 ]

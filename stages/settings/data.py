@@ -1,12 +1,12 @@
 """The blocks that say what goes in: base model, text, splits."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.corpora.corpus import Corpus
-from stages.settings.block import Block, Count
-from stages.tasks import Task
+from stages.schema.block import Block, Count
+from stages.schema.corpus import Corpus
+from stages.schema.task import Task
 
 
 class Base(Block):
@@ -27,10 +27,10 @@ class Data(Block):
     custom: dict[str, Task] = {}
     """Tasks of your own: name -> kind, columns, labels, metrics; see `python -m stages.prepare --help`."""
     corpora: dict[str, Corpus] = {}
-    """Text without labels, for `prune`: name -> where it stands; see `python -m stages.pack --help`."""
+    """Text without labels, for `prune`: name -> source, columns; see `python -m stages.pack --help`."""
 
 
-class Warmup(Block):
+class HeadTraining(Block):
     """Masked-language-model training on the text at hand, for a base model without a masked-LM head.
 
     What `prepare.augment` trains so makes new sentences and nothing else: teacher and student still start from the base
@@ -40,32 +40,37 @@ class Warmup(Block):
     steps: Count = 300
     """Optimizer steps of AdamW; the learning rate rises for a tenth of them and falls to 0 over the rest."""
     trains: Literal["all", "head"] = "all"
-    """`head` leaves the model's body as it is."""
+    """`head` freezes the model's body."""
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-4
     """Peak learning rate."""
     batch_size: Count = 32
-    """Texts per step, 15 % of their tokens to be guessed."""
+    """Texts per step, 15 % of their tokens masked."""
 
 
 class Augment(Block):
-    """New sentences made of the training sentences, for the teacher to label (TinyBERT, Jiao et al. 2020)."""
+    """Data augmentation: new sentences made of the training sentences, labeled by the teacher (TinyBERT, Jiao et al.
+    2020).
+    """
+
+    renamed: ClassVar = {"warmup": "head_training"}
 
     copies: Count = 10
     """New sentences per training sentence; those that are not new after all are dropped."""
     probability: Annotated[float, Field(gt=0, le=1)] = 0.4
-    """How likely a word is replaced."""
+    """Probability that a word is replaced."""
     candidates: Count = 15
-    """How many words may take a word's place, each as likely."""
+    """Words that may replace a word, each with the same probability."""
     source: Literal["masked_lm", "neighbors"] = "masked_lm"
-    """`masked_lm`: the model's likeliest words where a word of one token is masked; neighbors for a word of several.
-    `neighbors`: for every word those nearest in the model's input embeddings; no forward pass, no warm-up."""
+    """`masked_lm`: the model's most probable words where a word of one token is masked; neighbors for a word of
+    several. `neighbors`: for every word the nearest in the model's input embeddings; no forward pass, no head to
+    train."""
     model: str | None = None
-    """Whose words: a hub id or a folder; null takes base.model."""
+    """The model that proposes the words: a hub id or a folder; null takes base.model."""
     examples: Count | None = None
     """Make copies of only this many training examples, drawn with the seed; null takes all."""
     batch_size: Count = 64
     """Masked texts per forward pass; changes the speed only."""
-    warmup: Warmup = Warmup()
+    head_training: HeadTraining = HeadTraining()
     """How a model whose checkpoint has no masked-LM head gets one."""
 
 
@@ -74,7 +79,7 @@ class Prepare(Block):
 
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     """Longest input in tokens; longer ones are truncated (pairs: the longer text first). Plain text of a causal_lm: the
-    length of a block. A conversation loses the beginning of what is given, never any of the last response."""
+    length of a block. A conversation loses the beginning of its prompt, never any of the last response."""
     train_examples: Count | None = None
     """Use only this many training examples, drawn with the seed (blocks of plain text: the first); null takes all."""
     validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
@@ -82,25 +87,31 @@ class Prepare(Block):
     workers: Count = 1
     """Processes that tokenize side by side; worth it from about 100,000 examples on."""
     augment: Augment | None = None
-    """A further split of new sentences, which `distill.augmented` trains on; null makes none."""
+    """Data augmentation: a further split of new sentences, which `distill.augmented` trains on; null makes none."""
 
 
 class Pack(Block):
     """A corpus in; tokenized blocks of one length out."""
 
+    renamed: ClassVar = {
+        "tokens": "max_tokens",
+        "masked": "mask_probability",
+        "whole_words": "whole_word_masking",
+    }
+
     block_length: Annotated[int, Field(ge=8, le=8192)] = 128
     """Tokens of a block, its two special ones included; documents run on from block to block."""
-    tokens: Count | None = None
+    max_tokens: Count | None = None
     """Train on the corpus's first this many tokens, counted in whole blocks; null takes all."""
     validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.05
     """Share of the documents that is held out where the corpus has no validation text; each is drawn by itself."""
-    masked: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of the tokens that are to be guessed; at least one of a block."""
-    whole_words: bool = False
+    mask_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the tokens that are masked and predicted; at least one of a block."""
+    whole_word_masking: bool = False
     """Mask all pieces of a word, or none."""
 
     @model_validator(mode="after")
-    def _a_block_at_least(self) -> Self:
-        if self.tokens is not None and self.tokens < self.block_length:
-            raise ValueError(f"tokens {self.tokens} do not fill a block of block_length {self.block_length}")
+    def _require_one_block(self) -> Self:
+        if self.max_tokens is not None and self.max_tokens < self.block_length:
+            raise ValueError(f"max_tokens {self.max_tokens} do not fill a block of block_length {self.block_length}")
         return self

@@ -1,22 +1,28 @@
-"""All of params.yaml, and what a recipe makes of it."""
+"""All of params.yaml, and the settings of a recipe."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from stages.corpora.corpus import CORPORA, Corpus
-from stages.distillation.objectives import Objectives
-from stages.settings.agnostic import Pretrain, Prune
-from stages.settings.block import BadInput, Block
+from stages.errors import BadInput
+from stages.schema.block import Block
+from stages.schema.corpus import CORPORA, Corpus
+from stages.schema.glue import GLUE
+from stages.schema.task import Task
+from stages.settings.baselines import Baseline, Recipe, TimeBaselines, add_built_in
 from stages.settings.data import Base, Data, Pack, Prepare
-from stages.settings.models import Distill, Factorize, Finetune
-from stages.settings.report import sentences
-from stages.settings.results import Baseline, Benchmark, Compare, Evaluate, Export, Promote, Race, Recipe, Tracking
-from stages.tasks import GLUE, Task
+from stages.settings.distill import Distill
+from stages.settings.factorize import Factorize
+from stages.settings.messages import format_errors
+from stages.settings.pruning import Pretrain, Prune
+from stages.settings.results import Benchmark, Compare, Evaluate, Export, Promote, Tracking
+from stages.settings.training import Finetune
 
 
 class Params(Block):
     """All of `params.yaml`."""
+
+    renamed: ClassVar = {"race": "time_baselines"}
 
     seed: Annotated[int, Field(ge=0)] = 42
     """Seed of every draw: data, initialization, order."""
@@ -30,9 +36,11 @@ class Params(Block):
     finetune: Finetune = Finetune()
     factorize: Factorize = Factorize()
     distill: Distill = Distill()
-    recipes: dict[str, Recipe] = {}
+    recipes: Annotated[dict[str, Recipe], BeforeValidator(add_built_in), Field(validate_default=True)] = {}
+    """Further ways to make a student, by name, each as what it changes in `factorize` and `distill`; they are added to
+    the built-in ones (stages/settings/recipes.yaml), or replace one of them."""
     baseline: Baseline = Baseline()
-    race: Race = Race()
+    time_baselines: TimeBaselines = TimeBaselines()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     benchmark: Benchmark = Benchmark()
@@ -44,40 +52,51 @@ class Params(Block):
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
-    def _names_exist(self) -> Self:
+    def _check_names(self) -> Self:
         for name in self.tasks:
-            self.task(name)
+            self.get_task(name)
         for name in self.corpora:
-            self.corpus(name)
-        lists = {"tasks": self.tasks, "corpora": self.corpora}
+            self.get_corpus(name)
+        lists: dict[str, list[Any]] = {"tasks": self.tasks, "corpora": self.corpora}
         lists |= {"baseline.recipes": self.baseline.recipes, "baseline.seeds": self.baseline.seeds}
-        for where, names in lists.items():
+        for setting, names in lists.items():
             if twice := sorted({str(name) for name in names if names.count(name) > 1}):
-                raise ValueError(f"{where} names {', '.join(twice)} twice")
+                raise ValueError(f"{setting} names {', '.join(twice)} twice")
         for name in self.baseline.recipes:
             if name not in self.recipes:
-                raise ValueError(
-                    f"baseline.recipes names `{name}`; the recipes are {', '.join(self.recipes) or 'none'}"
-                )
-        for name in self.recipes:
-            try:
-                self.recipe(name)
-            except ValidationError as error:
-                raise ValueError(f"recipes.{name} changes what cannot be so: {sentences(error)}") from None
+                known = ", ".join(self.recipes) or "none"
+                raise ValueError(f"baseline.recipes names `{name}`; the recipes are {known}")
         missing = set(self.benchmark.variants) - set(self.export.variants)
         if missing:
             raise ValueError(f"benchmark.variants has {sorted(missing)}, which export.variants does not make")
         return self
 
-    def task(self, name: str) -> Task:
-        """The row of a task: one of your own, or GLUE's."""
+    @model_validator(mode="after")
+    def _check_recipes(self) -> Self:
+        for name in self.recipes:
+            try:
+                self.resolve_recipe(name)
+            except ValidationError as error:
+                raise ValueError(f"recipes.{name} cannot work: {format_errors(error)}") from None
+        return self
+
+    def get_task(self, name: str) -> Task:
+        """The row of a task: a custom one, or GLUE's.
+
+        Raises:
+            BadInput: there is none of that name.
+        """
         known = GLUE | self.data.custom
         if name not in known:
             raise BadInput(f"tasks names `{name}`; known are {', '.join(known)}; describe your own under data.custom")
         return known[name]
 
-    def corpus(self, name: str) -> Corpus:
-        """The row of a corpus: one of your own, or the bundled one."""
+    def get_corpus(self, name: str) -> Corpus:
+        """The row of a corpus: a custom one, or the bundled one.
+
+        Raises:
+            BadInput: there is none of that name.
+        """
         known = CORPORA | self.data.corpora
         if name not in known:
             raise BadInput(
@@ -85,27 +104,30 @@ class Params(Block):
             )
         return known[name]
 
-    def recipe(self, name: str) -> tuple[Factorize, Distill | None]:
+    def resolve_recipe(self, name: str) -> tuple[Factorize, Distill | None]:
         """The `factorize` and `distill` blocks of a recipe: the main chain's, changed by what it extends and by itself.
 
         Raises:
             ValueError: it extends a recipe that does not exist, or itself.
         """
-        student, training = self.factorize.model_dump(), self.distill.model_dump()
+        main = self.distill.model_dump()
+        student: dict[str, Any] = self.factorize.model_dump()
+        training: dict[str, Any] | None = main
         for recipe in self._lineage(name):
             student = merge(student, recipe.factorize)
-            training = None if recipe.distill is None else _retrained(training or self.distill.model_dump(), recipe)
-        return Factorize.model_validate(student), training and self._trained(training, name)
+            training = None if recipe.distill is None else _apply_recipe(training or main, recipe)
+        return Factorize.model_validate(student), None if training is None else self._drop_unusable(training, name)
 
-    def _trained(self, training: dict[str, Any], name: str) -> Distill:
-        """The `distill` block of a recipe; what its objectives have no use for is off, unless a recipe names it.
+    def _drop_unusable(self, training: dict[str, Any], name: str) -> Distill:
+        """The `distill` block of a recipe; what its objectives cannot use is off, unless a recipe names it.
 
-        Those that look inside the teacher need it running, those that look at labels alone need no text but the data's.
+        Those that compare inner states need the teacher running, those that use labels alone need no text but the
+        data's.
         """
         objectives = Distill.model_validate(training | {"offline": None, "on_policy": None}).objectives
-        useless = {"offline": bool(objectives.inner()), "on_policy": not objectives.compare()}
+        unusable = {"offline": bool(objectives.inner_terms()), "on_policy": not objectives.use_teacher()}
         named = {key for recipe in self._lineage(name) for key in recipe.distill or {}}
-        off = {key: None for key, useless in useless.items() if useless and key not in named}
+        off = {key: None for key, useless in unusable.items() if useless and key not in named}
         return Distill.model_validate(training | off)
 
     def _lineage(self, name: str) -> list[Recipe]:
@@ -119,12 +141,12 @@ class Params(Block):
         return [self.recipes[n] for n in names]
 
 
-def _retrained(training: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+def _apply_recipe(training: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """The `distill` block after a recipe's changes; the terms of its loss are those it names, if it names any."""
     changes = dict(recipe.distill or {})
     if isinstance(named := changes.pop("objectives", None), dict):
         terms = merge({name: training["objectives"].get(name) for name in named}, named)
-        training = training | {"objectives": dict.fromkeys(Objectives.model_fields) | terms}
+        training = training | {"objectives": terms}
     return merge(training, changes)
 
 

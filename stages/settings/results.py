@@ -1,94 +1,69 @@
-"""The blocks that say what came out: rivals, scores, graphs, latencies, the comparison, who serves."""
+"""The blocks that say what came out: scores, graphs, latencies, the comparison, the model registry."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.settings.block import Block, Count, Seconds, Share
+from stages.schema.block import Block, Count, Seconds, Share
+
+Variant = Literal["fp32", "portable", "fp16", "int8"]
+"""Graphs of an exported model."""
 
 
-class Recipe(Block):
-    """A way to make a student: what it changes in the main chain's `factorize` and `distill`.
+class Generation(Block):
+    """Greedy generation after prompts."""
 
-    `objectives` named in a recipe are all that it has, each with the main chain's settings where that has it too.
-    """
-
-    extends: str | None = None
-    """Another recipe, whose changes come first."""
-    factorize: dict[str, Any] = {}
-    """Overrides of the `factorize` block."""
-    distill: dict[str, Any] | None = {}
-    """Overrides of the `distill` block; null means no training. Where its objectives look inside the teacher, the main
-    chain's `offline` does not count."""
-
-
-class Baseline(Block):
-    """The teacher in; rival students of the same size, made in other ways, scored."""
-
-    recipes: list[str] = []
-    """Which entries of `recipes` to run; none is fine, the main chain is then compared with its teacher alone."""
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [42]
-    """Each recipe is trained once per seed, all from the one teacher of the task."""
-
-
-class Race(Block):
-    """A rival and its teacher in; how much faster the rival is out."""
-
-    enabled: bool = True
-    """Time each rival (its first seed) against the teacher, as `benchmark` times and in the cell that `compare` shows;
-    false: the comparison has no latency of theirs."""
-
-
-class Answers(Block):
-    """What a causal language model writes after a prompt, always its likeliest next token."""
+    renamed: ClassVar = {"new_tokens": "max_new_tokens"}
 
     examples: Annotated[int, Field(ge=0)] = 100
-    """Answer this many prompts of the validation split, the first; 0: none. Plain text has no prompts."""
-    new_tokens: Count = 128
-    """Longest answer in tokens."""
+    """Generate for this many prompts of the validation split, the first; 0: none. Plain text has no prompts."""
+    max_new_tokens: Count = 128
+    """Most tokens to generate for a prompt."""
 
 
 class Evaluate(Block):
     """Teacher and student in; scores, retention, sizes out."""
 
+    renamed: ClassVar = {"answers": "generation"}
+
     batch_size: Count = 64
     """Examples per forward pass; changes the speed only."""
     bootstrap: Annotated[int, Field(ge=100)] = 2000
-    """Resamples of the validation split for the 95 % intervals."""
-    answers: Answers = Answers()
-    """Of a causal_lm with prompts: answers, scored by ROUGE-L and by the task's `match`."""
+    """Resamples of the validation split for the 95 % confidence intervals."""
+    generation: Generation = Generation()
+    """Of a causal_lm with prompts: generated responses, scored by ROUGE-L and by the task's `match`."""
 
 
 class Export(Block):
     """The student in; an ONNX folder that any runtime loads out."""
 
-    variants: list[Literal["fp32", "portable", "fp16", "int8"]] = ["fp32", "portable", "int8"]
+    variants: list[Variant] = ["fp32", "portable", "int8"]
     """`fp32`: opset 23 with standard Attention and Gelu, rewritten for speed. `portable`: opset 18 for older runtimes.
-    `fp16`: for GPUs. `int8`: 8-bit weights and activations."""
+    `fp16`: for GPUs. `int8`: dynamic quantization, 8-bit weights and activations."""
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
-    """Largest difference of a logit between the graph and PyTorch (fp32, portable); of a language model, all through
-    greedy generations."""
+    """Parity: largest difference of a logit between the graph and PyTorch (fp32, portable); of a language model,
+    throughout greedy generations."""
     int8_score_drop: Annotated[float, Field(ge=0)] = 0.5
     """Points of score that int8 or fp16 may lose against fp32; beyond that it is refused, with the figures. A language
     model's score is the accuracy of its next tokens on the validation split, or its likelihood (100 / perplexity)."""
     calibration_examples: Count = 128
-    """Training examples that the int8 smoothing takes its ranges from."""
-    triton: Literal["fp32", "portable", "fp16", "int8"] = "portable"
-    """Graph that Triton gets (its ONNX Runtime may be an older one); fp32 where that one is not made, or refused."""
+    """Calibration of int8: training examples that its smoothing takes ranges from."""
+    triton: Variant = "portable"
+    """Graph for Triton (its ONNX Runtime may be an older one); fp32 where that one is not made, or refused."""
 
 
 class Benchmark(Block):
     """Teacher's and student's graphs in; latency, throughput, memory side by side out."""
 
     batch_sizes: list[Count] = [1, 8, 32]
-    """Sentences per request; of a language model, texts written at once."""
+    """Sentences per request; of a language model, texts generated at once."""
     lengths: list[Literal["real"] | Count] = ["real", 128]
     """`real`: the validation split's own lengths; a number: every input (or prompt) that many tokens."""
     threads: Count = 1
     """ONNX Runtime's intra-op threads; spinning is off."""
     provider: Literal["cpu", "cuda"] = "cpu"
     """Execution provider; `cuda` is an error when the session falls back to the CPU."""
-    variants: list[Literal["fp32", "portable", "fp16", "int8"]] = ["fp32", "int8"]
+    variants: list[Variant] = ["fp32", "int8"]
     """Student graphs to time; the teacher is always fp32."""
     seconds: Seconds = 1.0
     """Time spent on each cell (model x length x batch), in interleaved rounds."""
@@ -118,7 +93,7 @@ class Limit(Block):
 class Compare(Block):
     """Every score in; one table, the plots and the student to take out."""
 
-    variant: Literal["fp32", "portable", "fp16", "int8"] = "fp32"
+    variant: Variant = "fp32"
     """Student graph whose latency is shown; the teacher's is always fp32."""
     length: Literal["real"] | Count = "real"
     """Length whose latency is shown, one of `benchmark.lengths`."""
@@ -129,7 +104,7 @@ class Compare(Block):
 
 
 class Promote(Block):
-    """Gates between `challenger` and `champion`; all must hold for the alias to move."""
+    """Gates of the model registry between `challenger` and `champion`; all must hold for the alias to move."""
 
     score_drop: Annotated[float, Field(ge=0)] = 0.5
     """Points of score that the challenger may lie under the champion."""

@@ -1,6 +1,6 @@
 """The task `sentiment`: short film reviews from a small grammar, the same on every machine.
 
-The words of a review say little, how they are put together decides: negation flips ("not at all dull"), some
+Single words tell little of a review's label, their composition decides: negation flips ("not at all dull"), some
 negatives do not ("nothing if not charming"), two negations cancel, the clause after `but` outweighs the one
 before it, the main clause outweighs the one behind `although`. Some words occur in validation only.
 """
@@ -32,7 +32,7 @@ ADJECTIVES = {
         "terrible", "pointless", "irritating", "disappointing", "ugly",
     ],
 }  # fmt: skip
-# What is said of a noun; 1 keeps the adjective's sign, -1 flips it.
+# Predicates of a noun; 1 keeps the adjective's sign, -1 flips it.
 PREDICATES = {
     "is {a}": 1, "feels {a}": 1, "is truly {a}": 1, "is really quite {a}": 1, "is rather {a}": 1,
     "seems a little {a}": 1, "turns out {a}": 1, "is consistently {a}": 1, "could hardly be more {a}": 1,
@@ -40,7 +40,7 @@ PREDICATES = {
     "is not {a}": -1, "is not at all {a}": -1, "is never {a}": -1, "is anything but {a}": -1,
     "is far from {a}": -1, "is hardly {a}": -1, "is by no means {a}": -1, "never feels {a}": -1,
 }  # fmt: skip
-# What is said of a clause, likewise; most clauses stand by themselves.
+# Frames around a clause, likewise; most clauses have none.
 FRAMES = {
     "there is no denying that {c}": 1, "I must admit that {c}": 1, "nobody will dispute that {c}": 1,
     "I would not say that {c}": -1, "nobody could claim that {c}": -1, "it is simply untrue that {c}": -1,
@@ -62,19 +62,19 @@ OPENED = 0.25
 SHAPES = {"single": 2, "agreement": 1, "contrast": 3, "verdict": 1}
 
 
-def tables() -> dict[str, Table]:
+def read_bundled() -> dict[str, Table]:
     """`train` and `validation` with the columns `sentence` and `label` (0 negative, 1 positive), balanced."""
     rng = random.Random(SEED)
     seen: set[str] = set()
-    return {split: _table(rng, split, count, seen) for split, count in SIZES.items()}
+    return {split: _make_table(rng, split, count, seen) for split, count in SIZES.items()}
 
 
-def _table(rng: random.Random, split: str, count: int, seen: set[str]) -> Table:
+def _make_table(rng: random.Random, split: str, count: int, seen: set[str]) -> Table:
     """`count` new reviews, negative and positive in turn."""
     sentences: list[str] = []
     held_out = 0 if split == "validation" else HELD_OUT
     while len(sentences) < count:
-        sentence = _review(rng, 1 if len(sentences) % 2 else -1, held_out)
+        sentence = _make_review(rng, 1 if len(sentences) % 2 else -1, held_out)
         if sentence not in seen:
             seen.add(sentence)
             sentences.append(sentence)
@@ -82,26 +82,26 @@ def _table(rng: random.Random, split: str, count: int, seen: set[str]) -> Table:
     return Table(origin=f"bundled {split}", columns=columns, lines=range(1, count + 1), unit="row")
 
 
-def _review(rng: random.Random, sign: int, held_out: int) -> str:
+def _make_review(rng: random.Random, sign: int, held_out: int) -> str:
     """A review whose verdict is `sign`: one clause, two that agree, or two of which one decides."""
     (shape,) = rng.choices(list(SHAPES), list(SHAPES.values()))
     first, second = rng.sample(_words(NOUNS, held_out), 2)
-    y = _clause(rng, second, sign, held_out)
+    y = _make_clause(rng, second, sign, held_out)
     if shape == "single":
         text = y
     elif shape == "agreement":
-        text = rng.choice(AGREEMENTS).format(x=_clause(rng, first, sign, held_out), y=y)
+        text = rng.choice(AGREEMENTS).format(x=_make_clause(rng, first, sign, held_out), y=y)
     elif shape == "contrast":
         a = rng.choice(_words(ADJECTIVES[-sign], held_out))
-        text = rng.choice(CONTRASTS).format(x=_clause(rng, first, -sign, held_out), y=y, a=a, n=first)
+        text = rng.choice(CONTRASTS).format(x=_make_clause(rng, first, -sign, held_out), y=y, a=a, n=first)
     else:
-        text = f"{_clause(rng, first, -sign, held_out)}, but the {second} {rng.choice(VERDICTS[sign])}"
+        text = f"{_make_clause(rng, first, -sign, held_out)}, but the {second} {rng.choice(VERDICTS[sign])}"
     if rng.random() < OPENED:
         text = f"{rng.choice(OPENINGS)}, {text}"
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _clause(rng: random.Random, noun: str, sign: int, held_out: int) -> str:
+def _make_clause(rng: random.Random, noun: str, sign: int, held_out: int) -> str:
     """A clause about a noun: the adjective's sign, times the predicate's, times the frame's, is `sign`."""
     predicate = rng.choice(list(PREDICATES))
     frame = rng.choice(list(FRAMES)) if rng.random() < FRAMED else "{c}"

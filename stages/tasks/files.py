@@ -1,4 +1,4 @@
-"""One data file in, a table of columns out, every row with the line that an editor shows for it.
+"""One data file in, a table of columns out, every row with its line number in the file.
 
 TSV is read without quoting, as the official GLUE files are written: a quotation mark is part of the text.
 CSV is read with quoting. JSON is one object a line, or one list of objects. Text files are UTF-8.
@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.settings import BadInput
+import pyarrow
+import pyarrow.parquet
+
+from stages.errors import BadInput
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Columns of equal length, and where each row stands."""
+    """Columns of equal length, and the line of each row."""
 
     origin: str
     """File (or data set) that the rows come from."""
@@ -26,12 +29,12 @@ class Table:
     """1-based line of each row; for Parquet and JSON lists, the number of the row."""
     unit: str = "line"
 
-    def where(self, row: int) -> str:
-        """Place of a row, to begin an error message with."""
+    def describe_row(self, row: int) -> str:
+        """File and line of a row, to begin an error message with."""
         return f"{self.origin}, {self.unit} {self.lines[row]}"
 
 
-def read(path: Path, names: Sequence[str] = (), drop_ragged: bool = False) -> Table:
+def read_table(path: Path, names: Sequence[str] = (), drop_ragged: bool = False) -> Table:
     """The table in a file; its extension tells the format.
 
     Args:
@@ -42,15 +45,16 @@ def read(path: Path, names: Sequence[str] = (), drop_ragged: bool = False) -> Ta
         BadInput: not UTF-8, broken JSON, CSV or Parquet, or a row of another width than the header.
     """
     if path.suffix == ".parquet":
-        return _parquet(path)
-    text = _text(path)
+        return _read_parquet(path)
+    text = _read_text(path)
     if path.suffix in (".json", ".jsonl"):
-        return _objects(path, *(_list(path, text) if text.lstrip().startswith("[") else _lines(path, text)))
-    rows = _csv(path, text) if path.suffix == ".csv" else _tsv(text)
-    return _cells(path, rows, names, drop_ragged)
+        parse = _parse_json_list if text.lstrip().startswith("[") else _parse_json_lines
+        return _table_of_objects(path, *parse(path, text))
+    rows = _parse_csv(path, text) if path.suffix == ".csv" else _parse_tsv(text)
+    return _table_of_cells(path, rows, names, drop_ragged)
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     raw = path.read_bytes()
     try:
         return raw.decode("utf8").removeprefix("\ufeff")
@@ -63,13 +67,13 @@ def _text(path: Path) -> str:
         ) from None
 
 
-def _tsv(text: str) -> list[tuple[int, list[str]]]:
+def _parse_tsv(text: str) -> list[tuple[int, list[str]]]:
     # split("\n"), not splitlines(): the corpora hold U+0085 and U+2028 inside sentences
     lines = (line.removesuffix("\r") for line in text.split("\n"))
     return [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line]
 
 
-def _csv(path: Path, text: str) -> list[tuple[int, list[str]]]:
+def _parse_csv(path: Path, text: str) -> list[tuple[int, list[str]]]:
     reader, rows, start = csv.reader(io.StringIO(text, newline=""), strict=True), [], 1
     try:
         for cells in reader:
@@ -81,7 +85,7 @@ def _csv(path: Path, text: str) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _cells(path: Path, rows: list[tuple[int, list[str]]], names: Sequence[str], drop_ragged: bool) -> Table:
+def _table_of_cells(path: Path, rows: list[tuple[int, list[str]]], names: Sequence[str], drop_ragged: bool) -> Table:
     headless = bool(rows and names) and not set(rows[0][1]) & set(names)
     header = list(names) if headless or not rows else [cell.strip() for cell in rows[0][1]]
     rows = rows if headless else rows[1:]
@@ -96,7 +100,7 @@ def _cells(path: Path, rows: list[tuple[int, list[str]]], names: Sequence[str], 
     return Table(origin=str(path), columns=columns, lines=[number for number, _ in rows])
 
 
-def _lines(path: Path, text: str) -> tuple[list[Any], list[int], str]:
+def _parse_json_lines(path: Path, text: str) -> tuple[list[Any], list[int], str]:
     values, numbers = [], []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -108,7 +112,7 @@ def _lines(path: Path, text: str) -> tuple[list[Any], list[int], str]:
     return values, numbers, "line"
 
 
-def _list(path: Path, text: str) -> tuple[list[Any], Sequence[int], str]:
+def _parse_json_list(path: Path, text: str) -> tuple[list[Any], Sequence[int], str]:
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
@@ -116,7 +120,7 @@ def _list(path: Path, text: str) -> tuple[list[Any], Sequence[int], str]:
     return values, range(1, len(values) + 1), "row"
 
 
-def _objects(path: Path, values: list[Any], lines: Sequence[int], unit: str) -> Table:
+def _table_of_objects(path: Path, values: list[Any], lines: Sequence[int], unit: str) -> Table:
     for number, value in zip(lines, values, strict=True):
         if not isinstance(value, dict):
             raise BadInput(f"{path}, {unit} {number}: {value!r} is not an object of columns and values")
@@ -125,10 +129,7 @@ def _objects(path: Path, values: list[Any], lines: Sequence[int], unit: str) -> 
     return Table(origin=str(path), columns=columns, lines=lines, unit=unit)
 
 
-def _parquet(path: Path) -> Table:
-    import pyarrow
-    import pyarrow.parquet
-
+def _read_parquet(path: Path) -> Table:
     try:
         table = pyarrow.parquet.read_table(path)
         columns = table.to_pydict()

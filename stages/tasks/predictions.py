@@ -1,48 +1,52 @@
-"""What a model said to every validation example, as a table beside its scores: what models are compared by, in pairs.
-
-One row per example in the split's order: `label`, then `logit_0`, `logit_1`, ... (a regression has `logit_0` alone). Of
-text: `tokens` that were asked for, and of these the sums `loss` (−log q(y), nats) and `hits`.
-"""
+"""A model's predictions on the validation split, as a table beside its scores: paired tests of models need them."""
 
 import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stages.settings import BadInput
-from stages.tasks import Kind
+import numpy as np
+import pandas as pd
+from numpy import ndarray
 
-if TYPE_CHECKING:
-    from numpy import ndarray
+from stages.errors import BadInput
 
 
-def write_predictions(path: Path, logits: "ndarray", labels: "ndarray", kind: Kind = "classification") -> None:
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """One row per example, in the split's order. What the rows mean depends on the kind of the task (scorers.py)."""
+
+    values: ndarray
+    """(examples, values), float32: logits of classes; the value of a regression; of text the sums over an example's
+    tokens of −log q(y), in nats, and of the correct predictions."""
+    targets: ndarray
+    """(examples,): class ids, int64; values, float32; of text the number of predicted tokens, int64."""
+
+
+def write_predictions(path: Path, predictions: Predictions, columns: Sequence[str]) -> None:
     """Numbers in the fewest digits that give the same float back.
 
     Args:
-        logits: (examples, outputs); of text what is more than two is left out.
-        labels: (examples,); both as for `stages.tasks.metrics.scores`.
+        columns: names of the target and of the values.
     """
-    if kind == "causal_lm":
-        names, logits = ["tokens", "loss", "hits"], logits[:, :2]
-    else:
-        names = ["label", *(f"logit_{i}" for i in range(logits.shape[1]))]
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="", encoding="utf8") as file:
         writer = csv.writer(file)
-        writer.writerow(names)
-        writer.writerows([str(label), *map(str, row)] for label, row in zip(labels, logits, strict=True))
+        writer.writerow(columns)
+        rows = zip(predictions.targets, predictions.values, strict=True)
+        writer.writerows([str(target), *map(str, values)] for target, values in rows)
 
 
-def read_predictions(path: Path) -> tuple["ndarray", "ndarray"]:
-    """Logits (examples, outputs) float32 and labels (examples,), int64 or float32, as they were written.
+def read_predictions(path: Path) -> Predictions:
+    """Predictions as they were written.
 
     Raises:
         BadInput: the file is not there.
     """
-    import pandas as pd
-
     if not path.is_file():
         raise BadInput(f"{path} does not exist; run `dvc repro` to score that model again")
     table = pd.read_csv(path)
-    labels = table.pop(table.columns[0]).to_numpy()
-    return table.to_numpy("float32"), labels.astype("float32") if labels.dtype.kind == "f" else labels
+    targets = table.pop(table.columns[0]).to_numpy()
+    if targets.dtype.kind == "f":
+        targets = targets.astype(np.float32)
+    return Predictions(values=table.to_numpy(np.float32), targets=targets)

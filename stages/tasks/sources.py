@@ -1,68 +1,70 @@
 """Where a task's examples come from: generated here (`bundled`), the hub, or a folder."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stages.settings import BadInput, Data
-from stages.tasks import GLUE, Task, bundled, folder
-from stages.tasks.conversations import conversations
-from stages.tasks.examples import examples
+from datasets import Dataset, load_dataset
+from sklearn.model_selection import train_test_split
+
+from stages.errors import BadInput
+from stages.schema.glue import GLUE
+from stages.tasks.bundled import read_bundled
+from stages.tasks.data_folder import read_folder
 from stages.tasks.files import Table
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from stages.tasks.preparation import Preparation, R
 
 HUB = "nyu-mll/glue"
 
 
-def load(data: Data, name: str, task: Task, validation_share: float, seed: int) -> dict[str, "Dataset"]:
-    """The task's `train` and `validation` examples: columns text, text_pair (pairs only), labels; of a causal_lm prompt
-    and response, or messages.
+def load_examples(
+    given: Preparation[R], read: Callable[[Table, str, R], Dataset], *, stratify: bool = False
+) -> dict[str, Dataset]:
+    """The task's `train` and `validation` examples, of train as many as are to be trained on.
 
     Args:
-        validation_share: part of train to hold out, only where the source has no validation split.
+        read: the examples of a table; its columns are those of the result.
+        stratify: hold out each class in the same share, where the source has no validation split.
 
     Raises:
         BadInput: the source does not have the task, or what it has cannot work.
     """
-    read = conversations if task.kind == "causal_lm" else examples
-    splits = {split: read(table, name, task) for split, table in _tables(data, name, task).items()}
-    return splits if "validation" in splits else _hold_out(splits["train"], task, validation_share, seed)
+    tables = _read_tables(given)
+    splits = {split: read(table, given.name, given.task) for split, table in tables.items()}
+    if "validation" not in splits:
+        splits = _hold_out(splits["train"], given.settings.validation_share, given.seed, stratify)
+    return given.draw_train_examples(splits)
 
 
-def _tables(data: Data, name: str, task: Task) -> dict[str, Table]:
-    if data.source not in ("bundled", "hub"):
-        return folder.tables(Path(data.source).expanduser(), name, task)
-    here = ["sentiment"] if data.source == "bundled" else [known for known in GLUE if known != "sentiment"]
-    if name not in here:
-        raise BadInput(f"data.source {data.source} has {', '.join(here)}, not {name}; set data.source to a folder")
-    return bundled.tables() if data.source == "bundled" else _hub(name)
+def _read_tables(given: Preparation[R]) -> dict[str, Table]:
+    source, name = given.data.source, given.name
+    if source not in ("bundled", "hub"):
+        return read_folder(Path(source).expanduser(), name, given.task)
+    known = ["sentiment"] if source == "bundled" else [task for task in GLUE if task != "sentiment"]
+    if name not in known:
+        raise BadInput(f"data.source {source} has {', '.join(known)}, not {name}; set data.source to a folder")
+    return read_bundled() if source == "bundled" else _read_hub(name)
 
 
-def _hub(name: str) -> dict[str, Table]:
-    from datasets import load_dataset
-
+def _read_hub(name: str) -> dict[str, Table]:
     config, ending = (name, "") if not name.startswith("mnli") else ("mnli", name.removeprefix("mnli") or "_matched")
     tables = {}
-    for split, there in {"train": "train", "validation": f"validation{ending}"}.items():
+    for split, hub_split in {"train": "train", "validation": f"validation{ending}"}.items():
         try:
-            rows = load_dataset(HUB, config, split=there)
+            rows = load_dataset(HUB, config, split=hub_split)
         except (OSError, ValueError) as error:  # ConnectionError and the hub's own errors are OSErrors
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BadInput(
                 f"data.source hub: {HUB} cannot be loaded ({reason}); "
                 "set data.source to a folder with the files, or to bundled"
             ) from error
-        origin = f"{HUB} {config} {there}"
+        origin = f"{HUB} {config} {hub_split}"
         tables[split] = Table(origin=origin, columns=rows.to_dict(), lines=range(1, len(rows) + 1), unit="row")
     return tables
 
 
-def _hold_out(train: "Dataset", task: Task, share: float, seed: int) -> dict[str, "Dataset"]:
-    """Train split in two, each class in the same shares."""
-    from sklearn.model_selection import train_test_split
-
-    strata = train["labels"][:] if task.kind == "classification" else None
+def _hold_out(train: Dataset, share: float, seed: int, stratify: bool) -> dict[str, Dataset]:
+    """Train split in two."""
+    strata = train["labels"][:] if stratify else None
     try:
         kept, held = train_test_split(range(len(train)), test_size=share, random_state=seed, stratify=strata)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""The journal: every call to the tracked run as one line of JSON on disk, before anybody else hears of it.
+"""The journal: every call to the tracked run as one line of JSON on disk, before it is sent anywhere.
 
-`.makd/journal/<id>.jsonl` holds the lines, `<id>/` the files they speak of, `<id>.sent` how far the lines are
-sent. Who holds `<id>.lock` sends it. A journal whose process died has no end; whoever sends it gives it one.
+`.makd/journal/<id>.jsonl` holds the lines, `<id>/` the files they refer to, `<id>.sent` how far the lines are
+sent. The holder of `<id>.lock` sends it. A journal whose process died has no end; its sender gives it one.
 """
 
 import json
@@ -40,11 +40,11 @@ class Journal:
 
     @property
     def folder(self) -> Path:
-        """Where the files lie that the lines speak of."""
+        """For the files that the lines refer to."""
         return self.path.with_suffix("")
 
     def claim(self) -> bool:
-        """True when nobody else sends this journal; `close` lets go again."""
+        """True when no other process sends this journal; `release` undoes it."""
         from filelock import Timeout
 
         try:
@@ -53,7 +53,7 @@ class Journal:
             return False
         return self.path.exists()
 
-    def close(self) -> None:
+    def release(self) -> None:
         self._lock.release()
         if not self.path.exists():
             self.path.with_suffix(".lock").unlink(missing_ok=True)
@@ -64,13 +64,13 @@ class Journal:
         with self.path.open("ab", buffering=0) as file:
             file.write(line.encode() + b"\n")
 
-    def alive(self) -> bool:
-        """Whether the process that writes the journal is still there; unknown for another host's, so true."""
+    def is_writer_alive(self) -> bool:
+        """Whether the process that writes the journal still runs; unknown for another host's, so true."""
         import psutil
 
         with self.path.open("rb") as file:
             first = file.readline()
-        if not _whole(first):
+        if not _is_complete(first):
             return False
         host, pid, started = json.loads(first)["process"]
         if host != socket.gethostname():
@@ -80,28 +80,28 @@ class Journal:
         except psutil.NoSuchProcess:
             return False
 
-    def ended(self) -> bool:
-        """Whether the stage has said its last word; at most a sample of system metrics follows it."""
+    def has_ended(self) -> bool:
+        """Whether the stage has written its last line; at most a sample of system metrics follows it."""
         with self.path.open("rb") as file:
             file.seek(max(0, self.path.stat().st_size - 100_000))
             return b'{"kind": "end"' in file.read()
 
-    def keep(self, path: Path) -> str:
+    def keep_file(self, path: Path) -> str:
         """Keeps a file or folder until it is sent; returns where, relative to the journal's folder.
 
         Hard links where the disk allows: no space, and later moves or replacements of `path` do not matter.
         """
-        place = self.folder / uuid.uuid4().hex[:8] / path.name
-        place.parent.mkdir(parents=True)
+        kept = self.folder / uuid.uuid4().hex[:8] / path.name
+        kept.parent.mkdir(parents=True)
         if path.is_dir():
-            shutil.copytree(path, place, copy_function=_link)
+            shutil.copytree(path, kept, copy_function=_link_or_copy)
         else:
-            _link(path, place)
-        return str(place.relative_to(self.folder))
+            _link_or_copy(path, kept)
+        return str(kept.relative_to(self.folder))
 
-    def unsent(self) -> list[tuple[Entry, int]]:
+    def read_unsent(self) -> list[tuple[Entry, int]]:
         """The lines that have not been sent, each with the offset behind it; a torn line is left out."""
-        entries, offset = [], self.progress().get("offset", 0)
+        entries, offset = [], self.read_progress().get("offset", 0)
         with self.path.open("rb") as file:
             file.seek(offset)
             for line in file:
@@ -114,21 +114,21 @@ class Journal:
                     continue
         return entries
 
-    def progress(self) -> dict[str, Any]:
-        """What the sender noted: `offset` (bytes), `run`, `parent` and `uri`."""
+    def read_progress(self) -> dict[str, Any]:
+        """The sender's notes: `offset` (bytes), `run`, `parent` and `uri`."""
         try:
             return json.loads(self.path.with_suffix(".sent").read_text(encoding="utf8"))
         except FileNotFoundError:
             return {}
 
-    def note(self, progress: dict[str, Any]) -> None:
+    def write_progress(self, progress: dict[str, Any]) -> None:
         partial = self.path.with_suffix(".partial")
         partial.write_text(json.dumps(progress), encoding="utf8")
         partial.replace(self.path.with_suffix(".sent"))
 
-    def mend(self) -> None:
+    def end_if_dead(self) -> None:
         """Gives a journal whose process died an end: KILLED, at the time of its last line."""
-        if not self.ended():
+        if not self.has_ended():
             last = self.path.stat().st_mtime_ns // 1_000_000
             with self.path.open("ab", buffering=0) as file:
                 file.write(b"\n")  # the last line may be torn
@@ -140,19 +140,19 @@ class Journal:
         self.path.with_suffix(".sent").unlink(missing_ok=True)
 
 
-def left_over(folder: Path) -> list[Journal]:
+def list_journals(folder: Path) -> list[Journal]:
     """Journals in the folder, oldest first; some may belong to stages at work."""
     return [Journal(path) for path in sorted(folder.glob("*.jsonl"))]
 
 
-def _whole(line: bytes) -> bool:
+def _is_complete(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
     except ValueError:
         return False
 
 
-def _link(source: str | Path, target: str | Path) -> None:
+def _link_or_copy(source: str | Path, target: str | Path) -> None:
     try:
         os.link(source, target)
     except OSError:

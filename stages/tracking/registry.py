@@ -1,14 +1,19 @@
-"""The exported folder as an MLflow model: text in, label and score out, by the code that serves it."""
+"""The exported folder in MLflow's model registry: text in, label and score out, by the code that serves it."""
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.models import ModelSignature
-    from pandas import DataFrame
+import mlflow.pyfunc
+from mlflow import MlflowClient
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, Schema
+from pandas import DataFrame
+
+import serving
+from serving.exported import read_manifest
+from serving.opening import find_reader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,73 +28,58 @@ class Version:
     name: str
     """The registered model's."""
     tags: dict[str, str]
-    pair: bool
-    """Whether it takes two texts."""
     key: str
-    """Tells this registration from others."""
+    """Distinguishes this registration from others."""
 
 
-def register(client: "MlflowClient", made: Version) -> None:
-    """Logs the folder as a model of the run, registers it and makes it the `challenger`.
+def register_version(client: MlflowClient, version: Version) -> str:
+    """Logs the folder as a model of the run, registers it and makes it the `challenger`; returns the model's id.
 
     A second call with the same key adds nothing.
     """
-    registered = {model.name for model in client.search_registered_models(f"name = '{made.name}'")}
-    if made.name not in registered:
-        client.create_registered_model(made.name)
-    known = client.search_model_versions(f"name = '{made.name}' and tags.`makd.journal` = '{made.key}'")
-    number = known[0].version if known else _log(client, made)
-    client.set_registered_model_alias(made.name, "challenger", number)
+    registered = {model.name for model in client.search_registered_models(f"name = '{version.name}'")}
+    if version.name not in registered:
+        client.create_registered_model(version.name)
+    known = client.search_model_versions(f"name = '{version.name}' and tags.`makd.journal` = '{version.key}'")
+    registered_version = known[0] if known else _log_model(client, version)
+    client.set_registered_model_alias(version.name, "challenger", registered_version.version)
+    return registered_version.model_id or registered_version.source.removeprefix("models:/")
 
 
-def _log(client: "MlflowClient", made: Version) -> str:
-    """The number of the new version."""
-    import mlflow.pyfunc
-    from mlflow.models import Model
-
-    import serving
-    from serving.folder import generates, read_manifest
-
-    code = Path(serving.__file__).parent
-    model = client.create_logged_model(made.experiment, name=made.name, source_run_id=made.run, tags=made.tags)
+def _log_model(client: MlflowClient, version: Version) -> Any:
+    """The new version, as the registry returns it."""
+    code, manifest = Path(str(serving.__file__)).parent, read_manifest(version.folder)
+    reader = find_reader(manifest)
+    texts = reader.text_columns(manifest)
+    model = client.create_logged_model(
+        version.experiment, name=version.name, source_run_id=version.run, tags=version.tags
+    )
     Model.log(
         artifact_path=None,
-        name=made.name,
+        name=version.name,
         flavor=mlflow.pyfunc,
-        run_id=made.run,
+        run_id=version.run,
         model_id=model.model_id,
         python_model=str(code / "mlflow_model.py"),
-        artifacts={"model": str(made.folder)},
+        artifacts={"model": str(version.folder)},
         code_paths=[str(code)],
-        pip_requirements=_requirements(),
-        signature=_signature(made.pair, writes=generates(read_manifest(made.folder))),
-        input_example=_example(made.pair),
+        pip_requirements=_list_requirements(),
+        signature=ModelSignature(
+            Schema([ColSpec("string", name) for name in texts] if len(texts) > 1 else [ColSpec("string")]),
+            Schema([ColSpec(kind, name) for name, kind in reader.answer_columns(manifest).items()]),
+        ),
+        input_example=DataFrame({name: ["a fine film"] for name in texts}) if len(texts) > 1 else ["a fine film"],
     )
-    source, tags = f"models:/{model.model_id}", made.tags | {"makd.journal": made.key}
-    return client.create_model_version(made.name, source, made.run, tags, model_id=model.model_id).version
+    source, tags = f"models:/{model.model_id}", version.tags | {"makd.journal": version.key}
+    return client.create_model_version(version.name, source, version.run, tags, model_id=model.model_id)
 
 
-def _signature(pair: bool, writes: bool) -> "ModelSignature":
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
-    texts = [ColSpec("string", "text"), ColSpec("string", "text_pair")] if pair else [ColSpec("string")]
-    said = [ColSpec("string", "text")] if writes else [ColSpec("string", "label"), ColSpec("double", "score")]
-    return ModelSignature(Schema(texts), Schema(said))
-
-
-def _example(pair: bool) -> "list[str] | DataFrame":
-    from pandas import DataFrame
-
-    return DataFrame({"text": ["a fine film"], "text_pair": ["it is good"]}) if pair else ["a fine film"]
-
-
-def _requirements() -> list[str]:
-    """What the predictor needs, as installed here; a GPU build of the runtime is named as such."""
-    found = []
+def _list_requirements() -> list[str]:
+    """The predictor's, as installed here; a GPU build of the runtime is named as such."""
+    requirements = []
     for package in ("numpy", "tokenizers", "onnxruntime", "onnxruntime-gpu"):
         try:
-            found.append(f"{package}=={version(package)}")
+            requirements.append(f"{package}=={version(package)}")
         except PackageNotFoundError:
             continue
-    return found
+    return requirements
